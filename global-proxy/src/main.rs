@@ -1,0 +1,3 @@
+//! The fallback data plane.
+
+fn main() {}

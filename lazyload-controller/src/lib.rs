@@ -1,0 +1,1 @@
+//! Keeps the dependency graph in Kubernetes and gives it to shims.

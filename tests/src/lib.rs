@@ -1,0 +1,1 @@
+//! The testbed, the embedded control plane, the demo and the mesh tests.
