@@ -1,0 +1,65 @@
+//! Endpoints as istiod gives them (pilot/pkg/xds/endpoints/endpoint_builder.go).
+
+use super::shape::{Port, Service};
+use super::wire::{fields, metadata, socket, text, u32_value};
+use std::net::Ipv4Addr;
+use xds_shim::envoy::config::core::v3::{HealthStatus, Locality};
+use xds_shim::envoy::config::endpoint::v3 as api;
+
+/// The endpoints of a service, one load assignment per port.
+pub fn of_service(service: &Service) -> Vec<api::ClusterLoadAssignment> {
+    service
+        .ports
+        .iter()
+        .map(|port| assignment(service, *port))
+        .collect()
+}
+
+/// What istiod answers for a name it does not know, and for a service without endpoints.
+pub fn empty(cluster: &str) -> api::ClusterLoadAssignment {
+    api::ClusterLoadAssignment {
+        cluster_name: cluster.to_owned(),
+        ..Default::default()
+    }
+}
+
+fn assignment(service: &Service, port: Port) -> api::ClusterLoadAssignment {
+    let name = service.cluster(port.number);
+    let Ok(count) = u32::try_from(service.endpoints.len()) else {
+        return empty(&name);
+    };
+    if count == 0 {
+        return empty(&name);
+    }
+    let endpoints = service
+        .endpoints
+        .iter()
+        .map(|address| endpoint(service, *address, port));
+    api::ClusterLoadAssignment {
+        cluster_name: name,
+        endpoints: vec![api::LocalityLbEndpoints {
+            locality: Some(Locality::default()),
+            lb_endpoints: endpoints.collect(),
+            load_balancing_weight: u32_value(count),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn endpoint(service: &Service, address: Ipv4Addr, port: Port) -> api::LbEndpoint {
+    let Service {
+        name, namespace, ..
+    } = service;
+    // workload;namespace;canonical service;canonical revision;cluster
+    let workload = format!("{name};{namespace};{name};latest;Kubernetes");
+    api::LbEndpoint {
+        health_status: HealthStatus::Healthy as i32,
+        metadata: metadata("istio", fields([("workload", text(&workload))])),
+        load_balancing_weight: u32_value(1),
+        host_identifier: Some(api::lb_endpoint::HostIdentifier::Endpoint(api::Endpoint {
+            address: Some(socket(address, port.target)),
+            ..Default::default()
+        })),
+    }
+}
