@@ -1,0 +1,245 @@
+//! Talks to the controller: what was learned goes there, what is known comes from there.
+//!
+//! The shim works without it. Both directions connect again by themselves for ever.
+
+use crate::graph::Graph;
+use crate::metrics::Metrics;
+use crate::pending::{Edge, Pending, Seen};
+use dependency_graph::api::dependency_graph_client::DependencyGraphClient;
+use dependency_graph::api::{Observation, ReportRequest, WatchRequest};
+use mesh_runtime::grpc::Dialer;
+use parking_lot::Mutex;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+use tracing::{info, warn};
+
+/// Between attempts: it doubles up to the longest. A stranded first call waits for 5 s at the most.
+const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What streams tell; the sending is [`Controller::report`].
+#[derive(Debug, Clone)]
+pub struct Reporter {
+    pending: Arc<Mutex<Pending>>,
+    news: Arc<Notify>,
+    metrics: Metrics,
+}
+
+impl Reporter {
+    /// Nothing to tell yet.
+    pub fn new(metrics: Metrics) -> Self {
+        Self {
+            pending: Arc::default(),
+            news: Arc::default(),
+            metrics,
+        }
+    }
+
+    /// Takes in what a proxy asked for. `seen`: `None` for a time that nobody knows.
+    pub fn add(&self, edge: Edge, seen: Option<SystemTime>) {
+        let mut pending = self.pending.lock();
+        if !pending.add(edge, seen) {
+            self.metrics.dropped.inc();
+        }
+        self.metrics
+            .pending
+            .set(i64::try_from(pending.len()).unwrap_or(i64::MAX));
+        self.news.notify_one();
+    }
+}
+
+/// Why a stream to the controller ended.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{0}")]
+    Dial(#[from] mesh_runtime::grpc::Error),
+    #[error("{0}")]
+    Call(#[from] Box<Status>),
+    #[error("token file {path}: {reason}")]
+    Token { path: PathBuf, reason: String },
+    #[error("the controller ended the stream")]
+    Ended,
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        Self::Call(Box::new(status))
+    }
+}
+
+/// Waits longer and longer between attempts.
+#[derive(Debug)]
+struct Retry {
+    what: &'static str,
+    wait: Duration,
+}
+
+impl Retry {
+    fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            wait: SHORTEST_WAIT,
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.wait = SHORTEST_WAIT;
+    }
+
+    async fn pause(&mut self, controller: &str, error: &Error) {
+        warn!(stream = self.what, controller, %error, retry_in = ?self.wait, "not connected to the controller");
+        tokio::time::sleep(self.wait).await;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// A controller to talk to.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    /// Where it is.
+    pub dialer: Dialer,
+    /// A service account token, read at every connection since the kubelet changes it.
+    pub token: Option<PathBuf>,
+}
+
+impl Controller {
+    /// Follows the graph, for ever.
+    pub async fn watch(&self, graph: &Graph, metrics: &Metrics) {
+        let mut retry = Retry::new("watch");
+        loop {
+            let outcome = self.follow(graph, metrics, &mut retry).await;
+            metrics.controller.set(0);
+            retry
+                .pause(
+                    self.dialer.address(),
+                    &outcome.err().unwrap_or(Error::Ended),
+                )
+                .await;
+        }
+    }
+
+    /// Reports what is learned, for ever.
+    pub async fn report(&self, reporter: &Reporter) {
+        let mut retry = Retry::new("report");
+        loop {
+            let outcome = self.send(reporter, &mut retry).await;
+            reporter.pending.lock().rewind();
+            retry
+                .pause(
+                    self.dialer.address(),
+                    &outcome.err().unwrap_or(Error::Ended),
+                )
+                .await;
+        }
+    }
+
+    async fn client(&self) -> Result<DependencyGraphClient<Channel>, Error> {
+        // A graph of half a million edges is some tens of megabytes.
+        let client = DependencyGraphClient::new(self.dialer.connect().await?);
+        Ok(client.max_decoding_message_size(256 << 20))
+    }
+
+    fn request<T>(&self, message: T) -> Result<Request<T>, Error> {
+        let mut request = Request::new(message);
+        if let Some(path) = &self.token {
+            let failed = |reason: String| Error::Token {
+                path: path.clone(),
+                reason,
+            };
+            let token = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+            let value: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
+                .parse()
+                .map_err(|_| failed("holds no token".into()))?;
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+
+    async fn follow(
+        &self,
+        graph: &Graph,
+        metrics: &Metrics,
+        retry: &mut Retry,
+    ) -> Result<(), Error> {
+        let request = self.request(WatchRequest {})?;
+        let mut updates = self.client().await?.watch(request).await?.into_inner();
+        graph.begin();
+        while let Some(update) = updates.message().await? {
+            if update.snapshot_complete {
+                info!(controller = self.dialer.address(), "the graph is known");
+                metrics.controller.set(1);
+                retry.succeeded();
+            }
+            for skipped in graph.apply(update) {
+                warn!(
+                    entry = skipped,
+                    "the controller sent something that is not valid, skipped"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, reporter: &Reporter, retry: &mut Retry) -> Result<(), Error> {
+        let mut client = self.client().await?;
+        let (batches, outgoing) = mpsc::channel(1);
+        let request = self.request(ReceiverStream::new(outgoing))?;
+        let answers = client.report(request);
+        tokio::pin!(answers);
+        let mut stored = None;
+        loop {
+            let next = reporter.pending.lock().batch();
+            if let Some((sequence, observations)) = next {
+                let observations = observations.into_iter().map(observation).collect();
+                if batches
+                    .send(ReportRequest {
+                        sequence,
+                        observations,
+                    })
+                    .await
+                    .is_err()
+                {
+                    return Ok(());
+                }
+                continue;
+            }
+            tokio::select! {
+                () = reporter.news.notified() => {}
+                // The answer's head may come only with the first batch.
+                begun = &mut answers, if stored.is_none() => {
+                    stored = Some(begun?.into_inner());
+                    retry.succeeded();
+                }
+                answer = next_of(&mut stored), if stored.is_some() => match answer? {
+                    Some(answer) => {
+                        let mut pending = reporter.pending.lock();
+                        pending.stored(answer.sequence);
+                        reporter.metrics.pending.set(i64::try_from(pending.len()).unwrap_or(i64::MAX));
+                    }
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+}
+
+async fn next_of<T>(stream: &mut Option<tonic::Streaming<T>>) -> Result<Option<T>, Status> {
+    match stream {
+        Some(stream) => stream.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn observation(((workload, dependency), seen): Seen) -> Observation {
+    Observation {
+        workload: Some((&workload).into()),
+        dependency: Some((&dependency).into()),
+        seen: seen.map(Into::into),
+    }
+}

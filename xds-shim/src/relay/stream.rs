@@ -1,0 +1,540 @@
+//! One ADS stream: a task between a proxy and istiod.
+//!
+//! Reading requests never waits for writing responses, or both sides could wait for each other
+//! (istio#39209). What is read from istiod waits until the proxy took what came before. When one
+//! side ends, the other does: the agent dials again, with a fresh token.
+
+use super::{FIRST_MESSAGE, RawCodec, Shared, ads};
+use crate::ads::DeltaRequest;
+use crate::graph::Known;
+use crate::metrics::type_label;
+use crate::node::Proxy;
+use crate::session::{Ask, Output, Session};
+use crate::store::Version;
+use crate::streams::{Entry, Stream as Listed};
+use crate::treatment::{self, Reason, Treatment};
+use crate::wire;
+use bytes::Bytes;
+use dependency_graph::{Mode, Workload};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryFutureExt};
+use http::uri::PathAndQuery;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::server::StreamingService;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Bytes that may wait for a side that does not take them, before the stream is ended.
+const MOST_WAITING: usize = 256 << 20;
+
+/// Which of the two kinds of ADS a stream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flavor {
+    Delta,
+    StateOfTheWorld,
+}
+
+impl Flavor {
+    fn path(self) -> PathAndQuery {
+        PathAndQuery::from_static(match self {
+            Self::Delta => ads::DELTA_PATH,
+            Self::StateOfTheWorld => ads::SOTW_PATH,
+        })
+    }
+}
+
+/// Accepts streams.
+pub(super) struct Accept {
+    pub(super) shared: Arc<Shared>,
+    pub(super) flavor: Flavor,
+}
+
+impl StreamingService<Bytes> for Accept {
+    type Response = Bytes;
+    type ResponseStream = ReceiverStream<Result<Bytes, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+        let (to_proxy, responses) = mpsc::channel(1);
+        let peer = request
+            .remote_addr()
+            .map(|a| a.to_string())
+            .unwrap_or_default();
+        let (metadata, _, from_proxy) = request.into_parts();
+        let (shared, flavor) = (Arc::clone(&self.shared), self.flavor);
+        tokio::spawn(run(shared, flavor, peer, metadata, from_proxy, to_proxy));
+        async move { Ok(Response::new(ReceiverStream::new(responses))) }.boxed()
+    }
+}
+
+/// Whose doing the end of a stream was, and what the other side hears of it.
+#[derive(Debug)]
+struct End {
+    by: &'static str,
+    status: Option<Status>,
+}
+
+impl End {
+    fn new(by: &'static str, status: Status) -> Self {
+        Self {
+            by,
+            status: Some(status),
+        }
+    }
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    flavor: Flavor,
+    peer: String,
+    metadata: MetadataMap,
+    mut from_proxy: Streaming<Bytes>,
+    to_proxy: mpsc::Sender<Result<Bytes, Status>>,
+) {
+    let first = tokio::select! {
+        first = tokio::time::timeout(FIRST_MESSAGE, from_proxy.message()) => first,
+        () = shared.drain.started() => return,
+    };
+    let Ok(Ok(Some(first))) = first else {
+        tracing::debug!(peer, "a stream ended before its first message");
+        return;
+    };
+    let head = Head::read(&shared, flavor, &first).await;
+    let label = head.label();
+    tracing::info!(
+        proxy = head.proxy.id,
+        peer,
+        treatment = label,
+        "stream opened"
+    );
+    let listed = shared.streams.add(Listed {
+        proxy: head.proxy.id.clone(),
+        peer,
+        treatment: label,
+        workload: head.workload().map(ToString::to_string),
+        clusters: None,
+    });
+    shared.metrics.streams.with_label_values(&[label]).inc();
+    let (to_istiod, from_istiod) = call_istiod(&shared, flavor, metadata);
+    let mut known = head.workload().map(|w| shared.graph.follow(w));
+    let relay = Relaying {
+        proxy: head.proxy.clone(),
+        lazy: head
+            .workload()
+            .zip(known.as_mut())
+            .map(|(w, known)| Lazy::new(&shared, w, known)),
+        known,
+        shared: Arc::clone(&shared),
+        flavor,
+        from_proxy,
+        to_proxy,
+        from_istiod,
+        to_istiod,
+        for_proxy: VecDeque::new(),
+        for_istiod: VecDeque::new(),
+        listed,
+    };
+    let end = relay.run(first).await;
+    shared.metrics.streams.with_label_values(&[label]).dec();
+    shared.metrics.ended.with_label_values(&[end.by]).inc();
+    let why = end.status.as_ref().map(ToString::to_string);
+    tracing::info!(proxy = head.proxy.id, by = end.by, why, "stream ended");
+}
+
+/// Opens the upstream stream; nothing is dialed before the responses are first looked for.
+fn call_istiod(
+    shared: &Arc<Shared>,
+    flavor: Flavor,
+    metadata: MetadataMap,
+) -> (
+    mpsc::Sender<Bytes>,
+    BoxStream<'static, Result<Bytes, Status>>,
+) {
+    let (to_istiod, requests) = mpsc::channel(1);
+    let dialer = shared.istiod.clone();
+    let responses = async move {
+        // A connection of its own: a slow stream then holds up no other, and istiod's balance
+        // between its replicas is as without us.
+        let channel = dialer
+            .connect()
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut grpc =
+            tonic::client::Grpc::new(channel).max_decoding_message_size(i32::MAX as usize);
+        grpc.ready()
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut request = Request::new(ReceiverStream::new(requests));
+        *request.metadata_mut() = super::metadata_for_istiod(metadata);
+        let response = grpc.streaming(request, flavor.path(), RawCodec).await?;
+        Ok(response.into_inner())
+    };
+    (to_istiod, responses.try_flatten_stream().boxed())
+}
+
+/// What the first message of a stream tells.
+struct Head {
+    proxy: Proxy,
+    decided: Treatment,
+}
+
+impl Head {
+    async fn read(shared: &Shared, flavor: Flavor, first: &Bytes) -> Self {
+        let whole = |reason| Treatment::PassThrough(reason);
+        // Node is field 1 of both kinds of request.
+        let node = wire::last(first, 1).ok().flatten().unwrap_or_default();
+        let proxy = Proxy::decode(node);
+        if flavor == Flavor::StateOfTheWorld {
+            return Self {
+                proxy,
+                decided: whole(Reason::StateOfTheWorld),
+            };
+        }
+        let Ok(request) = DeltaRequest::decode(first) else {
+            return Self {
+                proxy,
+                decided: whole(Reason::NotUnderstood),
+            };
+        };
+        if shared.reporter.is_some() {
+            let heard = shared.graph.heard();
+            let _ = tokio::time::timeout_at(shared.wait_for_controller, heard).await;
+        }
+        let was_lazy = request
+            .initial_versions
+            .iter()
+            .any(|(_, v)| Version::parse(v).is_some());
+        let namespace = proxy.namespace.as_deref().unwrap_or_default();
+        let known = shared.graph.modes(proxy.workload.as_ref(), namespace);
+        let mode = treatment::mode(known, &proxy, was_lazy, shared.default_mode);
+        let decided = treatment::decide(&proxy, mode);
+        Self { proxy, decided }
+    }
+
+    fn workload(&self) -> Option<&Workload> {
+        match &self.decided {
+            Treatment::OnDemand(workload) => Some(workload),
+            Treatment::PassThrough(_) => None,
+        }
+    }
+
+    fn label(&self) -> &'static str {
+        match &self.decided {
+            Treatment::OnDemand(_) => "on_demand",
+            Treatment::PassThrough(reason) => reason.as_str(),
+        }
+    }
+}
+
+/// An on-demand stream's own part.
+struct Lazy {
+    session: Session,
+    workload: Workload,
+}
+
+impl Lazy {
+    fn new(shared: &Shared, workload: &Workload, known: &mut watch::Receiver<Known>) -> Self {
+        let services = Arc::clone(&known.borrow_and_update().services);
+        let known = services.iter().cloned();
+        let session = Session::new(shared.store.clone(), shared.on_demand.clone(), known);
+        Self {
+            session,
+            workload: workload.clone(),
+        }
+    }
+}
+
+/// What a stream waits for.
+enum Event {
+    ProxyTakes,
+    IstiodTakes,
+    FromProxy(Bytes),
+    FromIstiod(Bytes),
+    Known(Known),
+    End(End),
+}
+
+impl Event {
+    fn of_istiod(message: Option<Result<Bytes, Status>>) -> Self {
+        match message {
+            Some(Ok(message)) => Self::FromIstiod(message),
+            Some(Err(status)) => Self::End(End::new("istiod", status)),
+            None => Self::End(End {
+                by: "istiod",
+                status: None,
+            }),
+        }
+    }
+}
+
+struct Relaying {
+    shared: Arc<Shared>,
+    proxy: Proxy,
+    /// `None`: everything passes as it is.
+    lazy: Option<Lazy>,
+    known: Option<watch::Receiver<Known>>,
+    flavor: Flavor,
+    from_proxy: Streaming<Bytes>,
+    to_proxy: mpsc::Sender<Result<Bytes, Status>>,
+    from_istiod: BoxStream<'static, Result<Bytes, Status>>,
+    to_istiod: mpsc::Sender<Bytes>,
+    for_proxy: VecDeque<Bytes>,
+    for_istiod: VecDeque<Bytes>,
+    listed: Entry,
+}
+
+impl Relaying {
+    async fn run(mut self, first: Bytes) -> End {
+        let end = match self.request(first) {
+            Ok(()) => self.relay().await,
+            Err(end) => end,
+        };
+        if let Some(status) = end.status.clone() {
+            // The proxy may be gone, or not reading: it does not matter any more.
+            let _ = self.to_proxy.try_send(Err(status));
+        }
+        end
+    }
+
+    async fn relay(&mut self) -> End {
+        loop {
+            let event = self.next_event().await;
+            let step = match event {
+                Event::ProxyTakes => self.send_to_proxy(),
+                Event::IstiodTakes => self.send_to_istiod(),
+                Event::FromProxy(message) => self.request(message),
+                Event::FromIstiod(message) => self.response(&message),
+                Event::Known(known) => self.learned_elsewhere(&known),
+                Event::End(end) => Err(end),
+            };
+            if let Err(end) = step.and_then(|()| self.check_waiting()) {
+                return end;
+            }
+        }
+    }
+
+    /// Whatever comes first. Nothing is lost when another event wins: every branch only waits.
+    async fn next_event(&mut self) -> Event {
+        tokio::select! {
+            room = self.to_proxy.reserve(), if !self.for_proxy.is_empty() => match room {
+                Ok(_) => Event::ProxyTakes,
+                Err(_) => Event::End(End { by: "proxy", status: None }),
+            },
+            room = self.to_istiod.reserve(), if !self.for_istiod.is_empty() => match room {
+                Ok(_) => Event::IstiodTakes,
+                // The call is over; the side that reads responses says why.
+                Err(_) => Event::of_istiod(self.from_istiod.next().await),
+            },
+            message = self.from_proxy.message() => match message {
+                Ok(Some(message)) => Event::FromProxy(message),
+                Ok(None) => Event::End(End { by: "proxy", status: None }),
+                Err(status) => Event::End(End::new("proxy", status)),
+            },
+            message = self.from_istiod.next(), if self.for_proxy.is_empty() => {
+                Event::of_istiod(message)
+            }
+            known = changed(&mut self.known) => Event::Known(known),
+            () = self.to_proxy.closed() => Event::End(End { by: "proxy", status: None }),
+            () = self.shared.drain.started() => {
+                Event::End(End::new("drain", Status::unavailable("xds-shim is going away")))
+            }
+        }
+    }
+
+    /// This task is the only one that sends: after there was room, there is room.
+    fn send_to_proxy(&mut self) -> Result<(), End> {
+        match self
+            .for_proxy
+            .pop_front()
+            .map(|message| self.to_proxy.try_send(Ok(message)))
+        {
+            None | Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(End {
+                by: "proxy",
+                status: None,
+            }),
+        }
+    }
+
+    fn send_to_istiod(&mut self) -> Result<(), End> {
+        match self
+            .for_istiod
+            .pop_front()
+            .map(|message| self.to_istiod.try_send(message))
+        {
+            None | Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(End::new("istiod", Status::unavailable("istiod left"))),
+        }
+    }
+
+    fn request(&mut self, message: Bytes) -> Result<(), End> {
+        match &mut self.lazy {
+            Some(lazy) => {
+                let outputs = lazy.session.on_request(&message).map_err(End::from)?;
+                self.act(outputs);
+            }
+            None => {
+                self.count_refusal(&message);
+                self.for_istiod.push_back(message);
+            }
+        }
+        Ok(())
+    }
+
+    fn response(&mut self, message: &Bytes) -> Result<(), End> {
+        count(&self.shared.metrics.from_istiod, message);
+        match &mut self.lazy {
+            Some(lazy) => {
+                let outputs = lazy.session.on_response(message).map_err(End::from)?;
+                self.act(outputs);
+            }
+            None => {
+                count(&self.shared.metrics.to_proxies, message);
+                self.for_proxy.push_back(message.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn learned_elsewhere(&mut self, known: &Known) -> Result<(), End> {
+        let Some(lazy) = &mut self.lazy else {
+            return Ok(());
+        };
+        let mode = treatment::mode(known.modes, &self.proxy, true, self.shared.default_mode);
+        if mode != Mode::OnDemand {
+            // The proxy dials again and gets everything.
+            return Err(End::new(
+                "mode",
+                Status::unavailable("no longer in mode on-demand"),
+            ));
+        }
+        let outputs = lazy.session.admit(known.services.iter().cloned());
+        self.act(outputs);
+        Ok(())
+    }
+
+    fn act(&mut self, outputs: Vec<Output>) {
+        if outputs.is_empty() {
+            return;
+        }
+        for output in outputs {
+            match output {
+                Output::ToProxy(message) => {
+                    count(&self.shared.metrics.to_proxies, &message);
+                    self.for_proxy.push_back(message);
+                }
+                Output::ToIstiod(message) => self.for_istiod.push_back(message),
+                Output::Asked(ask) => self.learned_here(&ask),
+                Output::Nack(type_url, why) => {
+                    self.shared
+                        .metrics
+                        .nacks
+                        .with_label_values(&[type_label(type_url)])
+                        .inc();
+                    tracing::warn!(
+                        proxy = self.proxy.id,
+                        type_url,
+                        why,
+                        "the proxy refused a response"
+                    );
+                }
+            }
+        }
+        if let Some(lazy) = &self.lazy {
+            self.listed.show(lazy.session.summary());
+        }
+    }
+
+    fn learned_here(&self, ask: &Ask) {
+        let Some(lazy) = &self.lazy else { return };
+        tracing::info!(proxy = self.proxy.id, service = %ask.service, now = ask.now, "asked for on demand");
+        if ask.now {
+            self.shared.metrics.asks.inc();
+        }
+        self.shared.graph.learned(&lazy.workload, &ask.service);
+        let Some(reporter) = &self.shared.reporter else {
+            return;
+        };
+        match ask.dependency() {
+            Ok(dependency) => {
+                let seen = ask.now.then(SystemTime::now);
+                reporter.add((lazy.workload.clone(), dependency), seen);
+            }
+            Err(error) => tracing::warn!(service = %ask.service, error, "not reported"),
+        }
+    }
+
+    fn check_waiting(&self) -> Result<(), End> {
+        let waiting = |queue: &VecDeque<Bytes>| queue.iter().map(Bytes::len).sum::<usize>();
+        if waiting(&self.for_proxy).max(waiting(&self.for_istiod)) <= MOST_WAITING {
+            return Ok(());
+        }
+        let text = "too much waits for a peer that does not read";
+        Err(End::new("shim", Status::resource_exhausted(text)))
+    }
+
+    /// A NACK that passes through: error_detail is field 7 of a delta request, 6 of the other, and
+    /// type_url is 2 and 4.
+    fn count_refusal(&self, message: &[u8]) {
+        let (detail, type_url) = match self.flavor {
+            Flavor::Delta => (7, 2),
+            Flavor::StateOfTheWorld => (6, 4),
+        };
+        if let (Ok(Some(status)), Ok(type_url)) =
+            (wire::last(message, detail), wire::string(message, type_url))
+        {
+            let why = ads::status_message(status);
+            self.shared
+                .metrics
+                .nacks
+                .with_label_values(&[type_label(type_url)])
+                .inc();
+            tracing::warn!(
+                proxy = self.proxy.id,
+                type_url,
+                why,
+                "the proxy refused a response"
+            );
+        }
+    }
+}
+
+impl From<crate::session::Error> for End {
+    fn from(error: crate::session::Error) -> Self {
+        use crate::session::Error;
+        let text = error.to_string();
+        Self::new(
+            "shim",
+            match error {
+                Error::Decode { from: "istiod", .. } => Status::internal(text),
+                Error::Decode { .. } => Status::invalid_argument(text),
+                Error::TooManyUnknownNames | Error::TooManyOpenResponses => {
+                    Status::resource_exhausted(text)
+                }
+            },
+        )
+    }
+}
+
+/// The type of a response is field 4 in both kinds.
+fn count(bytes: &prometheus::IntCounterVec, message: &Bytes) {
+    let label = type_label(wire::string(message, 4).unwrap_or_default());
+    bytes
+        .with_label_values(&[label])
+        .inc_by(message.len() as u64);
+}
+
+/// The next news of a workload; never, where nobody follows one.
+async fn changed(known: &mut Option<watch::Receiver<Known>>) -> Known {
+    if let Some(known) = known
+        && known.changed().await.is_ok()
+    {
+        return known.borrow_and_update().clone();
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,327 @@
+//! One on-demand stream: what istiod sent, what its proxy is given, what it is owed.
+//!
+//! Pure and synchronous: messages go in, messages come out; sockets and clocks are elsewhere. Upstream
+//! the session asks as a proxy that holds nothing, so that istiod's idea of the stream does not
+//! depend on what is held back; downstream it sends what the proxy lacks. Names the proxy asks for
+//! on demand never go upstream: any cluster request makes istiod send everything again (FACTS,
+//! traps 2 and 6).
+
+mod clusters;
+mod ledger;
+mod listeners;
+mod named;
+
+use crate::admitted::Admitted;
+use crate::ads::{self, DeltaRequest, DeltaResponse};
+use crate::cluster::ServicePort;
+use crate::listener::OnDemandConfig;
+use crate::references::{self, Found};
+use crate::store::{Store, Version};
+use crate::wire;
+use bytes::Bytes;
+use dependency_graph::{Dependency, Port, Protocol, host};
+use ledger::{Ledger, Settled};
+use std::collections::{BTreeSet, HashMap};
+
+/// How many names that istiod does not know a proxy may ask for on one stream.
+pub const MOST_UNKNOWN_NAMES: usize = 10_000;
+/// How many responses of one type a proxy may leave unacknowledged.
+pub const MOST_OPEN_RESPONSES: usize = 10_000;
+
+/// Why a stream cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A message that is not one.
+    #[error("a message of {from} is not valid: {error}")]
+    Decode {
+        /// Whose it is: the proxy's or istiod's.
+        from: &'static str,
+        /// What is wrong with it.
+        error: wire::Error,
+    },
+    /// The proxy asks for more unknown names than is sane.
+    #[error(
+        "the proxy asked for more than {MOST_UNKNOWN_NAMES} clusters that istiod does not know"
+    )]
+    TooManyUnknownNames,
+    /// The proxy takes responses and never answers them.
+    #[error("the proxy left more than {MOST_OPEN_RESPONSES} responses unacknowledged")]
+    TooManyOpenResponses,
+}
+
+/// What is to be done about a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// An encoded `DeltaDiscoveryResponse` for the proxy.
+    ToProxy(Bytes),
+    /// An encoded `DeltaDiscoveryRequest` for istiod.
+    ToIstiod(Bytes),
+    /// The proxy asked for a service on demand.
+    Asked(Ask),
+    /// The proxy refused a response, for this reason.
+    Nack(&'static str, String),
+}
+
+/// A service a proxy asked for on demand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// What it asked for.
+    pub service: ServicePort,
+    /// How it is going to speak to it.
+    pub protocol: Protocol,
+    /// Whether it asked just now; otherwise on an earlier stream, at a time nobody knows.
+    pub now: bool,
+}
+
+impl Ask {
+    /// The edge it teaches.
+    ///
+    /// # Errors
+    /// What about the name is not one the graph takes.
+    pub fn dependency(&self) -> Result<Dependency, String> {
+        Ok(Dependency {
+            host: self
+                .service
+                .host
+                .parse()
+                .map_err(|e: host::Error| e.to_string())?,
+            port: Port::try_from(u32::from(self.service.port)).map_err(|e| e.to_string())?,
+            protocol: self.protocol,
+        })
+    }
+}
+
+/// Counts for the eyes of an operator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Summary {
+    /// Outbound clusters kept back.
+    pub held: usize,
+    /// Outbound clusters the proxy has.
+    pub admitted: usize,
+    /// Clusters the proxy asked for that istiod does not know.
+    pub unknown: usize,
+    /// Why nothing is held, where that is so.
+    pub whole: Option<&'static str>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    config: OnDemandConfig,
+    store: Store,
+    node: Option<Bytes>,
+    nonces: u64,
+    admitted: Admitted,
+    /// Clusters asked for by name that istiod does not have, given when it does; and whether they
+    /// were asked for on this stream.
+    unknown: HashMap<Box<str>, bool>,
+    /// Set when something makes holding impossible: everything is given.
+    whole: Option<&'static str>,
+    clusters: Ledger,
+    endpoints: Ledger,
+    listeners: Ledger,
+    routes: Ledger,
+    /// What the version of a proxy's endpoints depends on beside their content: the cluster.
+    cluster_of_endpoints: HashMap<Box<str>, Version>,
+    lazy_routes: BTreeSet<String>,
+    plain_routes: BTreeSet<String>,
+    out: Vec<Output>,
+}
+
+impl Session {
+    /// A stream that has not said anything yet. `known`: what its workload is known to use.
+    pub fn new(
+        store: Store,
+        config: OnDemandConfig,
+        known: impl IntoIterator<Item = ServicePort>,
+    ) -> Self {
+        let mut admitted = Admitted::default();
+        for service in known {
+            admitted.insert(service);
+        }
+        Self {
+            config,
+            store,
+            node: None,
+            nonces: 0,
+            admitted,
+            unknown: HashMap::new(),
+            whole: None,
+            clusters: Ledger::new(ads::CDS),
+            endpoints: Ledger::new(ads::EDS),
+            listeners: Ledger::new(ads::LDS),
+            routes: Ledger::new(ads::RDS),
+            cluster_of_endpoints: HashMap::new(),
+            lazy_routes: BTreeSet::new(),
+            plain_routes: BTreeSet::new(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes in a message of the proxy's.
+    ///
+    /// # Errors
+    /// When the stream cannot go on.
+    pub fn on_request(&mut self, raw: &Bytes) -> Result<Vec<Output>, Error> {
+        let mut request = DeltaRequest::decode(raw).map_err(|error| Error::Decode {
+            from: "the proxy",
+            error,
+        })?;
+        if let Some(node) = request.node.take() {
+            self.node = Some(node);
+        }
+        match request.type_url.as_str() {
+            ads::CDS => self.clusters_asked(&request)?,
+            ads::EDS => self.named_asked(&request, |s| &mut s.endpoints),
+            ads::LDS => self.listeners_asked(&request),
+            ads::RDS => self.named_asked(&request, |s| &mut s.routes),
+            _ => {
+                // The node went along in the message itself, if this was the first.
+                self.node = None;
+                self.out.push(Output::ToIstiod(raw.clone()));
+            }
+        }
+        let open = [
+            &self.clusters,
+            &self.endpoints,
+            &self.listeners,
+            &self.routes,
+        ];
+        if open
+            .iter()
+            .any(|l| l.open_responses() > MOST_OPEN_RESPONSES)
+        {
+            return Err(Error::TooManyOpenResponses);
+        }
+        Ok(std::mem::take(&mut self.out))
+    }
+
+    /// Takes in a message of istiod's.
+    ///
+    /// # Errors
+    /// When the stream cannot go on.
+    pub fn on_response(&mut self, raw: &Bytes) -> Result<Vec<Output>, Error> {
+        let response = DeltaResponse::decode(raw).map_err(|error| Error::Decode {
+            from: "istiod",
+            error,
+        })?;
+        match response.type_url.as_str() {
+            ads::CDS => self.clusters_came(&response),
+            ads::EDS => self.endpoints_came(&response),
+            ads::LDS => self.listeners_came(&response),
+            ads::RDS => self.routes_came(&response),
+            _ => {
+                let mut found = Found::default();
+                references::anywhere(raw, &mut found);
+                self.keep_referenced(&found);
+                self.out.push(Output::ToProxy(raw.clone()));
+            }
+        }
+        Ok(std::mem::take(&mut self.out))
+    }
+
+    /// Gives the proxy services it has not asked for on this stream.
+    pub fn admit(&mut self, services: impl IntoIterator<Item = ServicePort>) -> Vec<Output> {
+        let mut new = false;
+        for service in services {
+            new |= self.admitted.insert(service);
+        }
+        if new {
+            self.give_admitted();
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// Counts for the eyes of an operator.
+    pub fn summary(&self) -> Summary {
+        let outbound = |name: &&str| crate::cluster::is_holdable(name);
+        let all = self
+            .clusters
+            .snapshot
+            .iter()
+            .map(|e| &*e.0.name)
+            .filter(outbound)
+            .count();
+        let given = self
+            .clusters
+            .proxy
+            .keys()
+            .map(|n| &**n)
+            .filter(outbound)
+            .count();
+        Summary {
+            held: all.saturating_sub(given),
+            admitted: given,
+            unknown: self.unknown.len(),
+            whole: self.whole,
+        }
+    }
+
+    /// Keeps what something refers to that does not ask on demand; ahead of what refers to it.
+    fn keep_referenced(&mut self, found: &Found) {
+        let mut new = false;
+        if found.unknowable && self.whole.is_none() {
+            self.whole = Some("a mirror's target is named by a header");
+            new = true;
+        }
+        for name in &found.names {
+            if let Some(name) = crate::cluster::OutboundName::parse(name) {
+                new |= !self.admitted.contains(&name) && self.admitted.insert(name.service_port());
+            }
+        }
+        if new {
+            self.give_admitted();
+        }
+    }
+
+    /// Books an acknowledgement and passes it on.
+    fn settle(&mut self, request: &DeltaRequest, ledger: fn(&mut Self) -> &mut Ledger) {
+        if request.nonce.is_empty() {
+            return;
+        }
+        let books = ledger(self);
+        let type_url = books.type_url;
+        let answer = books.request();
+        match books.settle(request) {
+            Settled::Nothing | Settled::Acked(None) => {}
+            Settled::Acked(Some(nonce)) => self.ask_istiod(DeltaRequest { nonce, ..answer }),
+            Settled::Nacked(nonce) => {
+                let why = request.error_detail.as_deref().map(ads::status_message);
+                self.out
+                    .push(Output::Nack(type_url, why.unwrap_or_default()));
+                let error_detail = request.error_detail.clone();
+                if !nonce.is_empty() {
+                    self.ask_istiod(DeltaRequest {
+                        nonce,
+                        error_detail,
+                        ..answer
+                    });
+                }
+            }
+        }
+    }
+
+    /// Acknowledges a response of istiod's of which the proxy needs nothing.
+    fn acknowledge(&mut self, type_url: &str, nonce: &str) {
+        let request = DeltaRequest {
+            type_url: type_url.to_owned(),
+            nonce: nonce.to_owned(),
+            ..DeltaRequest::default()
+        };
+        self.ask_istiod(request);
+    }
+
+    /// Sends a request upstream; the first carries the node.
+    fn ask_istiod(&mut self, mut request: DeltaRequest) {
+        request.node = self.node.take();
+        self.out.push(Output::ToIstiod(request.encode()));
+    }
+
+    fn nonce(&mut self) -> String {
+        self.nonces += 1;
+        format!("lazymesh-{}", self.nonces)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! The books on one resource type of one stream: what istiod gave, what the proxy holds, and which
+//! response waits for which acknowledgement.
+
+use crate::ads::{DeltaRequest, ResponseWriter, WILDCARD};
+use crate::store::{Stored, Version};
+use bytes::Bytes;
+use std::borrow::Borrow;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// A resource in a snapshot, found by its name.
+#[derive(Debug, Clone)]
+pub(super) struct Entry(pub(super) Arc<Stored>);
+
+impl Borrow<str> for Entry {
+    fn borrow(&self) -> &str {
+        &self.0.name
+    }
+}
+
+impl Hash for Entry {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for Entry {}
+
+/// A response the proxy has not acknowledged yet.
+#[derive(Debug)]
+struct InFlight {
+    nonce: String,
+    /// istiod's response that waits for this one.
+    upstream: Option<String>,
+    names: Vec<Box<str>>,
+}
+
+/// What became of an acknowledgement.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// It acknowledges nothing that is open.
+    Nothing,
+    /// The proxy took a response; istiod waits for this nonce, if any.
+    Acked(Option<String>),
+    /// The proxy refused a response; istiod is told under this nonce.
+    Nacked(String),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) type_url: &'static str,
+    /// What istiod gave on this stream.
+    pub(super) snapshot: HashSet<Entry>,
+    /// What the proxy holds, under which version; `None` for a version that no shim gave.
+    pub(super) proxy: HashMap<Box<str>, Option<Version>>,
+    /// Whether the proxy has asked for this type.
+    pub(super) asked: bool,
+    /// Whether istiod has answered for this type.
+    pub(super) answered: bool,
+    /// Names the proxy asked for and waits for, whatever version it holds.
+    pub(super) owed: HashSet<Box<str>>,
+    /// Names istiod has been asked for; unused for types asked for by wildcard.
+    pub(super) watched: HashSet<Box<str>>,
+    upstream_nonce: String,
+    origin: Bytes,
+    in_flight: VecDeque<InFlight>,
+}
+
+impl Ledger {
+    pub(super) fn new(type_url: &'static str) -> Self {
+        Self {
+            type_url,
+            snapshot: HashSet::new(),
+            proxy: HashMap::new(),
+            asked: false,
+            answered: false,
+            owed: HashSet::new(),
+            watched: HashSet::new(),
+            upstream_nonce: String::new(),
+            origin: Bytes::new(),
+            in_flight: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Arc<Stored>> {
+        self.snapshot.get(name).map(|e| &e.0)
+    }
+
+    pub(super) fn put(&mut self, stored: Arc<Stored>) {
+        self.snapshot.replace(Entry(stored));
+    }
+
+    /// Takes in the first request of the type: what the proxy holds from before.
+    pub(super) fn open(&mut self, request: &DeltaRequest) {
+        self.asked = true;
+        self.proxy = request
+            .initial_versions
+            .iter()
+            .map(|(name, version)| (name.as_str().into(), Version::parse(version)))
+            .collect();
+    }
+
+    pub(super) fn holds(&self, name: &str, version: Version) -> bool {
+        self.proxy.get(name) == Some(&Some(version))
+    }
+
+    /// Takes in the head of a response of istiod's; whether it is the first.
+    pub(super) fn heard(&mut self, nonce: &str, origin: &Bytes) -> bool {
+        nonce.clone_into(&mut self.upstream_nonce);
+        self.origin = origin.clone();
+        !std::mem::replace(&mut self.answered, true)
+    }
+
+    /// How many responses wait for the proxy.
+    pub(super) fn open_responses(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Writes a response to the proxy and books it.
+    ///
+    /// `upstream`: the response of istiod's that is acknowledged when this one is.
+    pub(super) fn respond<'a>(
+        &mut self,
+        nonce: String,
+        upstream: Option<String>,
+        resources: impl Iterator<Item = (&'a Stored, Version)>,
+        removed: &[Box<str>],
+    ) -> Bytes {
+        let mut writer = ResponseWriter::new(self.type_url, &nonce, &self.origin);
+        let mut names = Vec::new();
+        for (stored, version) in resources {
+            writer.resource(&stored.raw, &version.to_string());
+            self.owed.remove(&stored.name);
+            self.proxy.insert(stored.name.clone(), Some(version));
+            names.push(stored.name.clone());
+        }
+        for name in removed {
+            writer.removed(name);
+            self.proxy.remove(name);
+        }
+        self.in_flight.push_back(InFlight {
+            nonce,
+            upstream,
+            names,
+        });
+        writer.finish()
+    }
+
+    /// Takes in an acknowledgement. What the proxy refused it does not hold: Envoy applies the
+    /// valid part of a push, but which part that is, it does not say.
+    pub(super) fn settle(&mut self, request: &DeltaRequest) -> Settled {
+        let Some(at) = self.in_flight.iter().position(|f| f.nonce == request.nonce) else {
+            return Settled::Nothing;
+        };
+        let mut upstream = None;
+        for flight in self.in_flight.drain(..=at) {
+            if request.error_detail.is_some() && flight.nonce == request.nonce {
+                for name in &flight.names {
+                    self.proxy.remove(name);
+                }
+                let nonce = flight
+                    .upstream
+                    .unwrap_or_else(|| self.upstream_nonce.clone());
+                return Settled::Nacked(nonce);
+            }
+            upstream = flight.upstream.or(upstream);
+        }
+        Settled::Acked(upstream)
+    }
+
+    /// A request to istiod for this type, without a node.
+    pub(super) fn request(&self) -> DeltaRequest {
+        DeltaRequest {
+            type_url: self.type_url.to_owned(),
+            ..DeltaRequest::default()
+        }
+    }
+
+    /// The names a request subscribes to, without the wildcard.
+    pub(super) fn named(request: &DeltaRequest) -> impl Iterator<Item = &str> {
+        request
+            .subscribe
+            .iter()
+            .map(String::as_str)
+            .filter(|name| *name != WILDCARD)
+    }
+}

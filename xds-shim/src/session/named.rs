@@ -1,0 +1,168 @@
+//! Resources asked for by name: endpoints and route configurations.
+
+use super::ledger::Ledger;
+use super::{Output, Session};
+use crate::ads::{self, DeltaRequest, DeltaResponse};
+use crate::references::{self, Found};
+use crate::store::Stored;
+use std::sync::Arc;
+
+impl Session {
+    /// A request of the proxy's for endpoints or routes.
+    pub(super) fn named_asked(
+        &mut self,
+        request: &DeltaRequest,
+        ledger: fn(&mut Self) -> &mut Ledger,
+    ) {
+        self.settle(request, ledger);
+        let books = ledger(self);
+        let first = !books.asked;
+        let given = std::mem::take(&mut books.proxy);
+        if first {
+            books.open(request);
+        }
+        let mut have = Vec::new();
+        let mut new = books.request();
+        for name in Ledger::named(request) {
+            // A name it holds from an earlier stream need not be answered; one it asks for anew
+            // must be, even if it was sent on this stream already: it may have come too early.
+            if !books.proxy.contains_key(name) {
+                books.owed.insert(name.into());
+            }
+            if let Some(stored) = books.get(name) {
+                have.push(Arc::clone(stored));
+            } else if books.watched.insert(name.into()) {
+                new.subscribe.push(name.to_owned());
+            }
+        }
+        books.proxy.extend(given);
+        for name in &request.unsubscribe {
+            books.snapshot.remove(name.as_str());
+            books.proxy.remove(name.as_str());
+            books.owed.remove(name.as_str());
+            if books.watched.remove(name.as_str()) {
+                new.unsubscribe.push(name.clone());
+            }
+        }
+        self.give_named(&have, &[], ledger, None);
+        if !new.subscribe.is_empty() || !new.unsubscribe.is_empty() {
+            self.ask_istiod(new);
+        }
+    }
+
+    /// Endpoints from istiod.
+    pub(super) fn endpoints_came(&mut self, response: &DeltaResponse) {
+        let came = self.take_in(response, |s| &mut s.endpoints);
+        self.give_or_acknowledge(came, response, |s| &mut s.endpoints);
+    }
+
+    /// Routes from istiod. What they mirror to is given before them.
+    pub(super) fn routes_came(&mut self, response: &DeltaResponse) {
+        let came = self.take_in(response, |s| &mut s.routes);
+        for stored in &came {
+            let found = self.referenced_by_routes(stored);
+            self.keep_referenced(&found);
+        }
+        self.give_or_acknowledge(came, response, |s| &mut s.routes);
+    }
+
+    fn referenced_by_routes(&self, stored: &Stored) -> Found {
+        let name = &*stored.name;
+        let asks = self.lazy_routes.contains(name) && !self.plain_routes.contains(name);
+        let beside = || references::beside_routes(crate::cluster::payload(&stored.raw).ok()?).ok();
+        asks.then(beside).flatten().unwrap_or_else(|| {
+            let mut found = Found::default();
+            references::anywhere(&stored.raw, &mut found);
+            found
+        })
+    }
+
+    /// Asks for the endpoints of clusters just given, or gives them again.
+    pub(super) fn give_endpoints_of(&mut self, names: Vec<Box<str>>) {
+        let mut have = Vec::new();
+        let mut new = self.endpoints.request();
+        for name in names {
+            have.extend(self.endpoints.get(&name).cloned());
+            if self.endpoints.watched.insert(name.clone()) {
+                new.subscribe.push(name.into());
+            }
+        }
+        self.give_named(&have, &[], |s| &mut s.endpoints, None);
+        if !new.subscribe.is_empty() {
+            self.ask_istiod(new);
+        }
+    }
+
+    /// Books a response of istiod's; returns what it holds that was asked for.
+    fn take_in(
+        &mut self,
+        response: &DeltaResponse,
+        ledger: fn(&mut Self) -> &mut Ledger,
+    ) -> Vec<Arc<Stored>> {
+        let store = self.store.clone();
+        let books = ledger(self);
+        books.heard(&response.nonce, &response.origin);
+        let watched = response
+            .resources
+            .iter()
+            .filter(|r| books.watched.contains(r.name.as_str()));
+        let came: Vec<_> = watched.map(|r| store.keep(&r.name, &r.raw)).collect();
+        for stored in &came {
+            books.put(Arc::clone(stored));
+        }
+        for name in &response.removed {
+            books.snapshot.remove(name.as_str());
+        }
+        came
+    }
+
+    fn give_or_acknowledge(
+        &mut self,
+        came: Vec<Arc<Stored>>,
+        response: &DeltaResponse,
+        ledger: fn(&mut Self) -> &mut Ledger,
+    ) {
+        let books = ledger(self);
+        let held = |n: &&String| books.proxy.contains_key(n.as_str());
+        let removed: Vec<Box<str>> = response
+            .removed
+            .iter()
+            .filter(held)
+            .map(|n| n.as_str().into())
+            .collect();
+        if !self.give_named(&came, &removed, ledger, Some(response.nonce.clone())) {
+            self.acknowledge(&response.type_url, &response.nonce);
+        }
+    }
+
+    /// Sends those the proxy is owed or does not hold as they are; whether anything was sent.
+    fn give_named(
+        &mut self,
+        candidates: &[Arc<Stored>],
+        removed: &[Box<str>],
+        ledger: fn(&mut Self) -> &mut Ledger,
+        upstream: Option<String>,
+    ) -> bool {
+        let versions: Vec<_> = candidates
+            .iter()
+            .map(|s| match ledger(self).type_url {
+                ads::EDS => self.version_of_endpoints(s),
+                _ => s.version,
+            })
+            .collect();
+        let books = ledger(self);
+        let give: Vec<_> = candidates
+            .iter()
+            .zip(versions)
+            .filter(|(s, version)| books.owed.contains(&s.name) || !books.holds(&s.name, *version))
+            .map(|(s, version)| (&**s, version))
+            .collect();
+        if give.is_empty() && removed.is_empty() {
+            return false;
+        }
+        let nonce = self.nonce();
+        let response = ledger(self).respond(nonce, upstream, give.into_iter(), removed);
+        self.out.push(Output::ToProxy(response));
+        true
+    }
+}

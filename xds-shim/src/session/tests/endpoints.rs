@@ -1,0 +1,108 @@
+//! Endpoints: asked for upstream only for what the proxy has, given behind its cluster.
+
+use super::*;
+
+#[test]
+fn the_proxys_own_request_is_answered_although_it_was_sent_already() {
+    let mut stream = Stream::started(&[], &[cluster(A)]);
+    stream.asks(ads::CDS, &[A]);
+    stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
+    let seen = stream.asks(ads::EDS, &[A]);
+    assert_eq!((seen.given(), seen.to_istiod.len()), (vec![A], 0));
+}
+
+#[test]
+fn a_request_that_overtakes_istiods_answer_waits_for_it() {
+    let mut stream = Stream::started(&[], &[cluster(A)]);
+    stream.asks(ads::CDS, &[A]);
+    let seen = stream.asks(ads::EDS, &[A]);
+    assert!(seen.to_proxy.is_empty() && seen.to_istiod.is_empty());
+    assert_eq!(
+        stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]).given(),
+        [A]
+    );
+}
+
+#[test]
+fn a_changed_cluster_has_its_endpoints_behind_it() {
+    let mut stream = Stream::started(&[a()], &[cluster(A)]);
+    stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
+    let seen = stream.pushes(
+        ads::CDS,
+        "c2",
+        &[cluster_with(A, |c| c.alt_stat_name = "x".into())],
+    );
+    assert_eq!(seen.order(), ["Cluster", "ClusterLoadAssignment"]);
+    assert_eq!(seen.given(), [A, A]);
+}
+
+#[test]
+fn endpoints_that_did_not_change_are_not_sent_again() {
+    let mut stream = Stream::started(&[a()], &[cluster(A)]);
+    stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
+    let seen = stream.pushes(ads::EDS, "e2", &[endpoints(A, 1)]);
+    assert_eq!(
+        (seen.to_proxy.len(), seen.acknowledged()),
+        (0, vec![("e2", false)])
+    );
+    assert_eq!(
+        stream.pushes(ads::EDS, "e3", &[endpoints(A, 2)]).given(),
+        [A]
+    );
+}
+
+#[test]
+fn names_that_are_no_service_pass() {
+    let mut stream = Stream::started(&[], &[cluster(A)]);
+    assert_eq!(
+        stream.asks(ads::EDS, &["local_cluster"]).subscribed(),
+        ["local_cluster"]
+    );
+    let seen = stream.pushes(ads::EDS, "e1", &[endpoints("local_cluster", 1)]);
+    assert_eq!(seen.given(), ["local_cluster"]);
+}
+
+#[test]
+fn what_the_proxy_gives_up_istiod_is_not_asked_for_any_longer() {
+    let mut stream = Stream::started(&[a()], &[cluster(A)]);
+    stream.asks(ads::EDS, &[A]);
+    stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
+    let seen = stream.request(&pb::DeltaDiscoveryRequest {
+        type_url: ads::EDS.into(),
+        resource_names_unsubscribe: vec![A.into()],
+        ..Default::default()
+    });
+    assert_eq!(seen.to_istiod[0].resource_names_unsubscribe, [A]);
+    assert!(
+        stream
+            .pushes(ads::EDS, "e2", &[endpoints(A, 2)])
+            .to_proxy
+            .is_empty()
+    );
+    assert_eq!(stream.asks(ads::EDS, &[A]).subscribed(), [A]);
+    assert_eq!(
+        stream.pushes(ads::EDS, "e3", &[endpoints(A, 2)]).given(),
+        [A]
+    );
+}
+
+#[test]
+fn clusters_without_eds_have_none() {
+    let dns = cluster_with(A, |c| {
+        c.cluster_discovery_type = Some(cds::cluster::ClusterDiscoveryType::Type(1));
+    });
+    let mut stream = Stream::started(&[], &[dns]);
+    assert!(stream.asks(ads::CDS, &[A]).to_istiod.is_empty());
+}
+
+#[test]
+fn another_eds_name_is_followed() {
+    let renamed = cluster_with(A, |c| {
+        c.eds_cluster_config = Some(cds::cluster::EdsClusterConfig {
+            service_name: "elsewhere".into(),
+            ..Default::default()
+        });
+    });
+    let mut stream = Stream::started(&[], &[renamed]);
+    assert_eq!(stream.asks(ads::CDS, &[A]).subscribed(), ["elsewhere"]);
+}

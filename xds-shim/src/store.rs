@@ -1,0 +1,182 @@
+//! The store shared by all streams: one copy of each distinct resource, by content hash.
+//!
+//! istiod's output is the same byte for byte for most proxies (FACTS), so a thousand sidecars cost
+//! little more than one. A resource lives as long as a stream holds it. A stream only ever finds
+//! here what istiod gave on that same stream: the store hands out memory, never content by name.
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+/// The hash of a resource's content, which is also its version towards the proxy.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version([u8; 16]);
+
+impl Version {
+    /// The version of a content.
+    pub fn of(content: &[u8]) -> Self {
+        Self::from_hash(&blake3::hash(content))
+    }
+
+    /// The version of this content as it depends on another.
+    pub fn upon(self, other: Self) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.0).update(&other.0);
+        Self::from_hash(&hasher.finalize())
+    }
+
+    /// Reads what [`fmt::Display`] writes; `None` for a version that is not ours.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(PREFIX)?;
+        (digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+            .then(|| u128::from_str_radix(digits, 16).ok())
+            .flatten()
+            .map(|n| Self(n.to_be_bytes()))
+    }
+
+    fn from_hash(hash: &blake3::Hash) -> Self {
+        let mut half = [0; 16];
+        half.copy_from_slice(&hash.as_bytes()[..16]);
+        Self(half)
+    }
+}
+
+/// Marks a version as a shim's, so that a proxy that comes back can be told from one that had
+/// istiod's own config: istiod leaves versions empty.
+const PREFIX: &str = "lm-";
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A resource as istiod sent it (or as the shim changed it), shared between streams.
+#[derive(Debug)]
+pub struct Stored {
+    /// Its name.
+    pub name: Box<str>,
+    /// The encoded `Resource`.
+    pub raw: Bytes,
+    /// The version of `raw`.
+    pub version: Version,
+    home: Weak<Shelves>,
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.upgrade() {
+            home.forget(self);
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub struct Store(Arc<Shelves>);
+
+/// Sixty-four locks, so that streams rarely meet.
+const SHELVES: usize = 64;
+
+#[derive(Debug)]
+struct Shelves([Mutex<HashMap<Version, Weak<Stored>>>; SHELVES]);
+
+impl Default for Shelves {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
+
+impl Shelves {
+    fn shelf(&self, version: Version) -> &Mutex<HashMap<Version, Weak<Stored>>> {
+        &self.0[usize::from(version.0[15]) % SHELVES]
+    }
+
+    fn forget(&self, stored: &Stored) {
+        let mut shelf = self.shelf(stored.version).lock();
+        // Another stream may have put a live one in its place between the last drop and this lock.
+        if shelf
+            .get(&stored.version)
+            .is_some_and(|w| w.strong_count() == 0)
+        {
+            shelf.remove(&stored.version);
+        }
+    }
+}
+
+impl Store {
+    /// The shared copy of this resource, made if there is none yet.
+    pub fn keep(&self, name: &str, raw: &[u8]) -> Arc<Stored> {
+        let version = Version::of(raw);
+        let mut shelf = self.0.shelf(version).lock();
+        if let Some(stored) = shelf.get(&version).and_then(Weak::upgrade) {
+            return stored;
+        }
+        let stored = Arc::new(Stored {
+            name: name.into(),
+            // A copy: the message it came in must not be kept alive by one of its resources.
+            raw: Bytes::copy_from_slice(raw),
+            version,
+            home: Arc::downgrade(&self.0),
+        });
+        shelf.insert(version, Arc::downgrade(&stored));
+        stored
+    }
+
+    /// How many distinct resources are held, and their size in bytes.
+    pub fn size(&self) -> (usize, usize) {
+        self.0.0.iter().fold((0, 0), |(count, bytes), shelf| {
+            // Collected first: dropping the last handle takes the same lock.
+            let held: Vec<_> = shelf.lock().values().filter_map(Weak::upgrade).collect();
+            (
+                count + held.len(),
+                bytes + held.iter().map(|s| s.raw.len()).sum::<usize>(),
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_copy_for_all_and_none_when_nobody_holds_it() {
+        let store = Store::default();
+        let one = store.keep("a", b"content");
+        let two = store.clone().keep("a", b"content");
+        assert!(Arc::ptr_eq(&one, &two));
+        let other = store.keep("a", b"other");
+        assert_eq!(store.size(), (2, 12));
+        drop((one, other));
+        assert_eq!(store.size(), (1, 7));
+        drop(two);
+        assert_eq!(store.size(), (0, 0));
+    }
+
+    #[test]
+    fn versions_are_told_from_others() {
+        let version = Version::of(b"x");
+        assert_eq!(Version::parse(&version.to_string()), Some(version));
+        for other in [
+            "",
+            "lm-",
+            "2026-01-01T00:00:00Z/3",
+            &version.to_string()[..34],
+        ] {
+            assert_eq!(Version::parse(other), None, "{other:?}");
+        }
+        assert_ne!(
+            version.upon(Version::of(b"y")),
+            version.upon(Version::of(b"z"))
+        );
+    }
+}
