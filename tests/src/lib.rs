@@ -1,3 +1,6 @@
 //! The testbed, the embedded control plane, the demo and the mesh tests.
 
+pub mod app;
 pub mod embedded;
+pub mod sandbox;
+pub mod testbed;

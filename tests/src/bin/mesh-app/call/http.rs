@@ -1,0 +1,94 @@
+//! HTTP/1.1, and HTTP/2 with prior knowledge.
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use mesh_tests::app::Outcome;
+
+use super::{Protocol, Target, file_body};
+
+/// A connection that can take a request.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Connection {
+    async fn open(target: &Target) -> Result<Self> {
+        let io = TokioIo::new(target.connect().await?);
+        Ok(if target.protocol == Protocol::Http2 {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(connection);
+            Self::Http2(sender)
+        } else {
+            let (sender, connection) = http1::handshake(io).await?;
+            tokio::spawn(connection);
+            Self::Http1(sender)
+        })
+    }
+
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Http1(sender) => !sender.is_closed(),
+            Self::Http2(sender) => !sender.is_closed(),
+        }
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+        match self {
+            Self::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await.context("request")
+            }
+            Self::Http2(sender) => sender.send_request(request).await.context("request"),
+        }
+    }
+}
+
+pub(crate) async fn call(target: &Target) -> Result<Outcome> {
+    let idle = target.idle_http.lock().pop().filter(Connection::is_open);
+    let mut connection = match idle {
+        Some(connection) => connection,
+        None => Connection::open(target).await?,
+    };
+    let mut request = Request::builder().method(target.method.clone());
+    request = if target.protocol == Protocol::Http2 {
+        request.uri(format!("http://{}{}", target.authority, target.path))
+    } else {
+        request
+            .uri(&target.path)
+            .header(header::HOST, &target.authority)
+    };
+    let mut request = request.body(Full::new(target.body.clone()))?;
+    request.headers_mut().extend(target.headers.clone());
+    let response = connection.send(request).await?;
+    let (parts, body) = response.into_parts();
+    let body = body
+        .collect()
+        .await
+        .context("the answer's body")?
+        .to_bytes();
+    let headers = parts.headers.iter();
+    let mut outcome = Outcome {
+        status: Some(parts.status.as_u16()),
+        headers: headers
+            .map(|(name, value)| {
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                )
+            })
+            .collect(),
+        ..Outcome::default()
+    };
+    file_body(&mut outcome, &body);
+    if target.reuse {
+        target.idle_http.lock().push(connection);
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,39 @@
+//! A real mesh on one machine, and the words a test needs to use it: see `tests/README.md`.
+//!
+//! It owns what a cluster and its nodes would do (the API server, istiod, pods as network namespaces, endpoints,
+//! ClusterIPs). It never decides what Lazymesh decides: our own parts run as the binaries they are.
+
+mod client;
+mod cluster;
+mod control_plane;
+mod envoy;
+mod harness;
+mod http;
+mod mesh;
+mod namespace;
+mod network;
+mod pki;
+mod pod;
+mod process;
+mod resources;
+
+mod sidecar;
+mod tools;
+mod wait;
+mod workload;
+
+pub use client::{Call, Traffic, TrafficSummary};
+pub use cluster::Cluster;
+pub use control_plane::{IstiodOptions, Places};
+pub use envoy::{Envoy, Memory};
+pub use harness::{Case, Test, run};
+pub use mesh::{Mesh, MeshOptions, OWN_NAMESPACE};
+pub use namespace::Namespace;
+pub use network::{ISTIOD, PodNetwork};
+pub use pki::{ServerCertificate, TestRoot};
+pub use pod::{AppPorts, CONTROL_PORT, Pod, PodSpec};
+pub use resources::Resources;
+pub use sidecar::{ProxyType, SidecarOptions};
+pub use tools::{Tools, build_dir, own_program};
+pub use wait::{until, until_true};
+pub use workload::{ServiceSpec, Workload};

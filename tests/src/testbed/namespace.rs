@@ -1,0 +1,158 @@
+//! A Kubernetes namespace of one test: what is made in it goes with it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Result;
+use futures::future::join_all;
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::mesh::Mesh;
+use super::pod::Pod;
+use super::workload::{ServiceSpec, Workload};
+
+/// A namespace. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Namespace(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    mesh: Mesh,
+    name: String,
+    pods: Mutex<Vec<Pod>>,
+    applied: Mutex<Vec<String>>,
+    service_accounts: Mutex<BTreeSet<String>>,
+}
+
+impl Namespace {
+    pub(super) async fn create(mesh: &Mesh, name: String, labels: &[(&str, &str)]) -> Result<Self> {
+        let labels: serde_json::Map<_, _> = labels
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.into()))
+            .collect();
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+        mesh.resources().apply("", &object.to_string()).await?;
+        Ok(Self(Arc::new(Inner {
+            mesh: mesh.clone(),
+            name,
+            pods: Mutex::default(),
+            applied: Mutex::default(),
+            service_accounts: Mutex::default(),
+        })))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The mesh it is in.
+    pub fn mesh(&self) -> &Mesh {
+        &self.0.mesh
+    }
+
+    /// Writes down a workload.
+    pub fn workload(&self, name: &str) -> Workload {
+        Workload::new(self, name)
+    }
+
+    /// Writes down a service that selects the pods labelled `app` = `name`.
+    pub fn service(&self, name: &str) -> ServiceSpec {
+        ServiceSpec::new(self, name)
+    }
+
+    /// Makes a service with the usual ports and one pod of the workload behind it, both called `name`.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn server(&self, name: &str) -> Result<Pod> {
+        self.service(name).usual_ports().create().await?;
+        self.workload(name).start().await
+    }
+
+    /// Applies any resources, in this namespace unless they name another one.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn apply(&self, yaml: &str) -> Result<()> {
+        self.0.applied.lock().push(yaml.to_owned());
+        let applied = self.0.mesh.resources().apply(self.name(), yaml).await?;
+        self.0
+            .mesh
+            .cluster()
+            .applied(self.0.mesh.resources(), &applied)
+            .await
+    }
+
+    /// Deletes the resources that the YAML names.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn delete(&self, yaml: &str) -> Result<()> {
+        let deleted = self.0.mesh.resources().delete(self.name(), yaml).await?;
+        self.0
+            .mesh
+            .cluster()
+            .deleted(self.0.mesh.resources(), self.name(), &deleted)
+            .await
+    }
+
+    /// Every pod of this namespace speaks mTLS and nothing else.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn strict_mtls(&self) -> Result<()> {
+        self.apply(
+            "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: strict}, spec: {mtls: {mode: STRICT}}}",
+        )
+        .await
+    }
+
+    pub(super) async fn ensure_service_account(&self, name: &str) -> Result<()> {
+        if self.0.service_accounts.lock().insert(name.to_owned()) {
+            let object =
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+            self.0
+                .mesh
+                .resources()
+                .apply(self.name(), &object.to_string())
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn keep(&self, pod: Pod) {
+        self.0.pods.lock().push(pod);
+    }
+
+    /// Removes all of it: pods, resources, the namespace itself.
+    pub(super) async fn remove(&self) {
+        let pods = std::mem::take(&mut *self.0.pods.lock());
+        for result in join_all(pods.iter().map(Pod::delete)).await {
+            report(self.name(), result);
+        }
+        let applied = std::mem::take(&mut *self.0.applied.lock());
+        for yaml in applied.iter().rev() {
+            report(self.name(), self.delete(yaml).await);
+        }
+        let object =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name()}});
+        report(
+            self.name(),
+            self.0
+                .mesh
+                .resources()
+                .delete("", &object.to_string())
+                .await
+                .map(drop),
+        );
+    }
+}
+
+/// A failed clean-up is worth a line, not a failed test: the run's end removes everything anyway.
+fn report(namespace: &str, result: Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(namespace, "clean-up: {error:#}");
+    }
+}
