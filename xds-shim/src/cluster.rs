@@ -1,7 +1,14 @@
 //! What a cluster's name and message tell: whether it can be held, for which service it stands, and
 //! whether its endpoints come by EDS.
 
+use crate::envoy::config::cluster::v3::{
+    Cluster,
+    cluster::{ClusterDiscoveryType, DiscoveryType},
+};
+use crate::envoy::google::protobuf::{Any, Duration};
+use crate::envoy::service::discovery::v3::Resource;
 use crate::wire::{self, Error};
+use prost::Message;
 use std::fmt;
 
 /// The beginning of the names of clusters towards services: `outbound|PORT|SUBSET|HOST`.
@@ -84,6 +91,30 @@ pub fn eds_name(resource: &[u8]) -> Result<Option<&str>, Error> {
         "" => wire::string(cluster, 1).map(Some),
         name => Ok(Some(name)),
     }
+}
+
+/// An encoded `Resource` holding a cluster of this name that has no endpoints, as istiod's own
+/// BlackHoleCluster.
+pub fn stand_in(name: &str) -> Vec<u8> {
+    let cluster = Cluster {
+        name: name.to_owned(),
+        connect_timeout: Some(Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
+        ..Cluster::default()
+    };
+    let any = Any {
+        type_url: crate::ads::CDS.to_owned(),
+        value: cluster.encode_to_vec(),
+    };
+    Resource {
+        name: name.to_owned(),
+        resource: Some(any),
+        ..Resource::default()
+    }
+    .encode_to_vec()
 }
 
 #[cfg(test)]

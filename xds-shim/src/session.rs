@@ -21,7 +21,7 @@ use crate::wire;
 use bytes::Bytes;
 use dependency_graph::{Dependency, Port, Protocol, host};
 use ledger::{Ledger, Settled};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// How many names that istiod does not know a proxy may ask for on one stream.
 pub const MOST_UNKNOWN_NAMES: usize = 10_000;
@@ -112,8 +112,10 @@ pub struct Session {
     node: Option<Bytes>,
     nonces: u64,
     admitted: Admitted,
-    /// Clusters asked for by name that istiod does not have, given when it does; and whether they
-    /// were asked for on this stream.
+    /// Clusters asked for by name, on this stream or an earlier one of the same Envoy.
+    asked: HashSet<Box<str>>,
+    /// Those of them that istiod does not have, given when it does; and whether they were asked for
+    /// on this stream.
     unknown: HashMap<Box<str>, bool>,
     /// Set when something makes holding impossible: everything is given.
     whole: Option<&'static str>,
@@ -145,6 +147,7 @@ impl Session {
             node: None,
             nonces: 0,
             admitted,
+            asked: HashSet::new(),
             unknown: HashMap::new(),
             whole: None,
             clusters: Ledger::new(ads::CDS),

@@ -7,7 +7,7 @@ use crate::cluster::{self, OutboundName, ServicePort};
 use crate::references::{self, Found};
 use crate::store::{Stored, Version};
 use dependency_graph::Protocol;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 impl Session {
@@ -15,6 +15,7 @@ impl Session {
     pub(super) fn clusters_asked(&mut self, request: &DeltaRequest) -> Result<(), Error> {
         self.settle(request, |s| &mut s.clusters);
         for name in &request.unsubscribe {
+            self.asked.remove(name.as_str());
             self.unknown.remove(name.as_str());
         }
         let first = !self.clusters.asked;
@@ -44,29 +45,19 @@ impl Session {
     /// asked for (FACTS, trap 2): those were not asked for just now.
     fn names_asked(&mut self, names: &[&str], now: bool) -> Result<(), Error> {
         let mut give = Vec::new();
-        let mut missing = Vec::new();
         for name in names {
-            let Some(outbound) = OutboundName::parse(name) else {
-                // A special cluster, or nothing of istiod's: in the snapshot or nowhere.
-                match self.clusters.get(name) {
-                    Some(stored) => give.push(Arc::clone(stored)),
-                    None => missing.push(*name),
+            self.asked.insert((*name).into());
+            let outbound = OutboundName::parse(name);
+            let new = outbound.is_some_and(|o| self.admitted.insert(o.service_port()));
+            if let Some(stored) = self.clusters.get(name) {
+                give.push(Arc::clone(stored));
+                if let Some(outbound) = outbound.filter(|_| new || !now) {
+                    self.report(name, outbound.service_port(), now);
                 }
-                continue;
-            };
-            let new = self.admitted.insert(outbound.service_port());
-            match self.clusters.get(name) {
-                Some(stored) => {
-                    give.push(Arc::clone(stored));
-                    if new || !now {
-                        self.report(name, outbound.service_port(), now);
-                    }
-                }
-                None => missing.push(*name),
+            } else {
+                self.unknown.insert((*name).into(), now);
+                give.push(self.stand_in(name));
             }
-        }
-        for name in &missing {
-            self.unknown.insert((*name).into(), now);
         }
         if self.unknown.len() > MOST_UNKNOWN_NAMES {
             return Err(Error::TooManyUnknownNames);
@@ -74,10 +65,18 @@ impl Session {
         if self.clusters.answered {
             // The other subsets of what was asked for come along.
             give.extend(self.lacking().filter(|s| !names.contains(&&*s.name)));
-            let missing: Vec<_> = missing.into_iter().map(Box::from).collect();
-            self.give_clusters(give, &missing, None);
+            self.give_clusters(give, &[], None);
         }
         Ok(())
+    }
+
+    /// What stands under a name that istiod does not have: a cluster without endpoints, so that
+    /// calls fail at once as they do without us.
+    ///
+    /// Telling Envoy that the name does not exist would do for the first call only: it does not ask
+    /// again, and holds every later one until the timeout (tried on 1.40; envoy#44742).
+    fn stand_in(&self, name: &str) -> Arc<Stored> {
+        self.store.keep(name, &cluster::stand_in(name))
     }
 
     /// A push of clusters.
@@ -94,26 +93,41 @@ impl Session {
                 give.push(stored);
             }
         }
-        let mut removed: Vec<Box<str>> = Vec::new();
         for name in &response.removed {
             self.clusters.snapshot.remove(name.as_str());
-            if self.clusters.proxy.contains_key(name.as_str()) {
-                removed.push(name.as_str().into());
-            }
         }
-        if first {
-            // The first answer is everything: what it lacks is gone, or never was.
-            let gone = |n: &str| self.clusters.get(n).is_none();
-            removed.extend(self.clusters.proxy.keys().filter(|n| gone(n)).cloned());
-            removed.extend(self.unknown.keys().filter(|n| gone(n)).cloned());
-            removed.sort_unstable();
-            removed.dedup();
+        let mut removed = Vec::new();
+        for name in self.gone(response, first) {
+            if !self.asked.contains(&name) {
+                removed.push(name);
+                continue;
+            }
+            let stand_in = self.stand_in(&name);
+            if !self.clusters.holds(&name, stand_in.version) {
+                give.push(stand_in);
+            }
         }
         if first || !give.is_empty() || !removed.is_empty() {
             self.give_clusters(give, &removed, Some(response.nonce.clone()));
         } else {
             self.acknowledge(&response.type_url, &response.nonce);
         }
+    }
+
+    /// Names the proxy has or waits for, which istiod does not have any longer, or never had. The
+    /// first answer is everything: whatever it lacks is gone.
+    fn gone(&self, response: &DeltaResponse, first: bool) -> BTreeSet<Box<str>> {
+        if first {
+            let names = self.clusters.proxy.keys().chain(&self.asked);
+            return names
+                .filter(|n| self.clusters.get(n).is_none())
+                .cloned()
+                .collect();
+        }
+        let names = response.removed.iter().map(|n| Box::from(n.as_str()));
+        names
+            .filter(|n| self.clusters.proxy.contains_key::<str>(n))
+            .collect()
     }
 
     /// A cluster that was asked for before istiod had it.
@@ -186,7 +200,11 @@ impl Session {
 
     /// Books which cluster stands behind an EDS name; `None` when its endpoints come otherwise.
     fn note_cluster_of_endpoints(&mut self, stored: &Stored) -> Option<Box<str>> {
-        let name: Box<str> = cluster::eds_name(&stored.raw).ok()??.into();
+        let Ok(Some(name)) = cluster::eds_name(&stored.raw) else {
+            self.cluster_of_endpoints.remove(&stored.name);
+            return None;
+        };
+        let name: Box<str> = name.into();
         self.cluster_of_endpoints
             .insert(name.clone(), stored.version);
         Some(name)

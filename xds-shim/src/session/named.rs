@@ -53,7 +53,7 @@ impl Session {
     /// Endpoints from istiod.
     pub(super) fn endpoints_came(&mut self, response: &DeltaResponse) {
         let came = self.take_in(response, |s| &mut s.endpoints);
-        self.give_or_acknowledge(came, response, |s| &mut s.endpoints);
+        self.give_or_acknowledge(&came, response, |s| &mut s.endpoints);
     }
 
     /// Routes from istiod. What they mirror to is given before them.
@@ -63,7 +63,7 @@ impl Session {
             let found = self.referenced_by_routes(stored);
             self.keep_referenced(&found);
         }
-        self.give_or_acknowledge(came, response, |s| &mut s.routes);
+        self.give_or_acknowledge(&came, response, |s| &mut s.routes);
     }
 
     fn referenced_by_routes(&self, stored: &Stored) -> Found {
@@ -118,7 +118,7 @@ impl Session {
 
     fn give_or_acknowledge(
         &mut self,
-        came: Vec<Arc<Stored>>,
+        came: &[Arc<Stored>],
         response: &DeltaResponse,
         ledger: fn(&mut Self) -> &mut Ledger,
     ) {
@@ -130,7 +130,7 @@ impl Session {
             .filter(held)
             .map(|n| n.as_str().into())
             .collect();
-        if !self.give_named(&came, &removed, ledger, Some(response.nonce.clone())) {
+        if !self.give_named(came, &removed, ledger, Some(response.nonce.clone())) {
             self.acknowledge(&response.type_url, &response.nonce);
         }
     }

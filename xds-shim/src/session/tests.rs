@@ -217,6 +217,13 @@ fn routes(name: &str, to: &str, mirrors: &[&str]) -> pb::Resource {
     )
 }
 
+/// What is given under a name that istiod does not have.
+fn stand_in(name: &str) -> Option<Any> {
+    pb::Resource::decode(&*crate::cluster::stand_in(name))
+        .unwrap()
+        .resource
+}
+
 impl Stream {
     fn new(known: &[ServicePort]) -> Self {
         let config = OnDemandConfig::new(Duration::from_secs(5));

@@ -141,6 +141,17 @@ fn a_held_cluster_that_vanishes_is_not_the_proxys_business() {
 }
 
 #[test]
+fn an_asked_for_cluster_that_vanishes_leaves_a_stand_in_until_it_is_back() {
+    let mut stream = Stream::started(&[], &[cluster(A)]);
+    stream.asks(ads::CDS, &[A]);
+    let seen = stream.push(ads::CDS, "c2", &[], &[A]);
+    assert_eq!((seen.given(), seen.removed()), (vec![A], vec![]));
+    assert_eq!(seen.to_proxy[0].resources[0].resource, stand_in(A));
+    let seen = stream.pushes(ads::CDS, "c3", &[cluster(A)]);
+    assert_eq!((seen.given(), seen.asks.len()), (vec![A], 0));
+}
+
+#[test]
 fn an_admitted_cluster_that_vanishes_goes_and_comes_back_by_itself() {
     let mut stream = Stream::started(&[a()], &[cluster(A)]);
     assert_eq!(stream.push(ads::CDS, "c2", &[], &[A]).removed(), [A]);
@@ -152,9 +163,10 @@ fn an_unknown_name_is_answered_and_given_as_soon_as_it_is_there() {
     let mut stream = Stream::started(&[], &[cluster(B)]);
     let seen = stream.asks(ads::CDS, &[A]);
     assert_eq!(
-        (seen.removed(), seen.asks.len(), seen.to_istiod.len()),
+        (seen.given(), seen.asks.len(), seen.to_istiod.len()),
         (vec![A], 0, 0)
     );
+    assert_eq!(seen.to_proxy[0].resources[0].resource, stand_in(A));
     assert_eq!(stream.session.summary().unknown, 1);
     let seen = stream.pushes(ads::CDS, "c2", &[cluster(A)]);
     assert_eq!((seen.given(), seen.asks.len()), (vec![A], 1));

@@ -84,11 +84,25 @@ fn what_changed_meanwhile_is_sent() {
 }
 
 #[test]
-fn what_is_gone_meanwhile_is_removed() {
-    let (mut stream, _) = back(&before());
+fn what_is_gone_meanwhile_is_stood_in_for_once() {
+    let mut before = before();
+    let (mut stream, _) = back(&before);
     let seen = stream.pushes(ads::CDS, "c1", &[cluster(SPECIAL), cluster(B)]);
-    assert_eq!(seen.removed(), [A]);
+    assert_eq!((seen.given(), seen.removed()), (vec![A], vec![]));
+    before.clusters = versions(&seen, ads::CDS);
+    let (mut stream, _) = back(&before);
+    let seen = stream.pushes(ads::CDS, "c1", &[cluster(SPECIAL), cluster(B)]);
+    assert_eq!(seen.given(), [SPECIAL]);
     assert_eq!(stream.pushes(ads::CDS, "c2", &[cluster(A)]).given(), [A]);
+}
+
+#[test]
+fn what_was_given_unasked_and_is_gone_is_removed() {
+    let before = before();
+    let mut stream = Stream::new(&[]);
+    stream.asks_holding(ads::CDS, &[], &held(&before.clusters));
+    let seen = stream.pushes(ads::CDS, "c1", &[cluster(SPECIAL), cluster(B)]);
+    assert_eq!((seen.given(), seen.removed()), (vec![], vec![A]));
 }
 
 #[test]
