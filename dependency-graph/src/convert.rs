@@ -50,19 +50,18 @@ pub struct Observation {
     pub workload: Workload,
     /// What was called.
     pub dependency: Dependency,
-    /// When.
-    pub seen: Timestamp,
+    /// When; absent for a time that nobody knows.
+    pub seen: Option<Timestamp>,
 }
 
 impl TryFrom<api::Observation> for Observation {
     type Error = Error;
 
     fn try_from(message: api::Observation) -> Result<Self, Error> {
-        let seen = message.seen.ok_or(Error::Missing("seen"))?.seconds;
-        let seconds = u64::try_from(seen).map_err(|_| Error::Time(seen))?;
-        if seconds > Timestamp::MAX.seconds() {
-            return Err(Error::Time(seen));
-        }
+        let seen = message
+            .seen
+            .map(|seen| timestamp(seen.seconds))
+            .transpose()?;
         Ok(Self {
             workload: message
                 .workload
@@ -72,18 +71,27 @@ impl TryFrom<api::Observation> for Observation {
                 .dependency
                 .ok_or(Error::Missing("dependency"))?
                 .try_into()?,
-            seen: Timestamp::from_seconds(seconds),
+            seen,
         })
     }
 }
 
+fn timestamp(seconds: i64) -> Result<Timestamp, Error> {
+    let positive = u64::try_from(seconds)
+        .ok()
+        .filter(|s| *s <= Timestamp::MAX.seconds());
+    positive
+        .map(Timestamp::from_seconds)
+        .ok_or(Error::Time(seconds))
+}
+
 impl From<Observation> for api::Observation {
     fn from(observation: Observation) -> Self {
-        let seen = SystemTime::UNIX_EPOCH + Duration::from_secs(observation.seen.seconds());
+        let time = |seen: Timestamp| SystemTime::UNIX_EPOCH + Duration::from_secs(seen.seconds());
         Self {
             workload: Some((&observation.workload).into()),
             dependency: Some((&observation.dependency).into()),
-            seen: Some(seen.into()),
+            seen: observation.seen.map(|seen| time(seen).into()),
         }
     }
 }

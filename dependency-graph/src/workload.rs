@@ -73,11 +73,21 @@ impl Workload {
         if whole.len() <= MAX_NAME {
             return whole;
         }
-        let hash = &blake3::hash(whole.as_bytes()).to_hex()[..16];
+        let hash = hash(&whole);
         // What is cut may end with a dot or dash, after which no name may go on with a dash.
         let head = whole[..MAX_NAME - hash.len() - 1].trim_end_matches(['.', '-']);
         format!("{head}-{hash}")
     }
+
+    /// A short stand-in for the record's name, where that is too long. No two records of a namespace share it.
+    #[must_use]
+    pub fn record_hash(&self) -> String {
+        hash(&self.record_name())
+    }
+}
+
+fn hash(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
 }
 
 fn kind_fault(kind: &str) -> Option<&'static str> {

@@ -1,1 +1,19 @@
-//! Keeps the dependency graph in Kubernetes and gives it to shims.
+//! Keeps the dependency graph in Kubernetes, or in a folder, and gives it to shims.
+//!
+//! Reports come in by [`report`], are gathered per workload by [`writer`], written by a [`store`], and told to every
+//! watcher from [`state`] by [`watch`]. Nothing here needs a leader: a report is a set union, written with optimistic
+//! concurrency, so any replica takes reports and serves watches. What only one replica may do (expiry, Sidecar
+//! resources, clean-up) does not exist yet.
+
+pub mod api;
+pub mod app;
+pub mod auth;
+pub mod config;
+pub mod limits;
+pub mod metrics;
+pub mod report;
+pub mod resource;
+pub mod state;
+pub mod store;
+pub mod watch;
+pub mod writer;

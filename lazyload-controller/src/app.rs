@@ -1,0 +1,304 @@
+//! Puts the controller together: binds first and says what it bound, then serves until the drain.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use dependency_graph::Graph;
+use mesh_runtime::admin::{self, Admin, Reply};
+use mesh_runtime::drain::Drain;
+use mesh_runtime::readiness::Readiness;
+use mesh_runtime::tasks::{self, Tasks};
+use mesh_runtime::telemetry::LogControl;
+use mesh_runtime::tls::{self, ServerTls};
+use mesh_runtime::{grpc, metrics};
+use serde::Serialize;
+use serde_json::{Value, json};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tonic::service::Routes;
+use tracing::info;
+
+use crate::api::GraphApi;
+use crate::auth::{self, Auth, TokenFile, TokenReview};
+use crate::config::{AuthKind, Serve, StoreKind};
+use crate::metrics::Metrics;
+use crate::report::Reports;
+use crate::state::State;
+use crate::store::file::{self, File};
+use crate::store::kubernetes::Kubernetes;
+use crate::store::memory::Memory;
+use crate::store::{self, Store};
+use crate::writer::Writer;
+
+/// Workloads waiting for their status to be written again; the rest are found another time.
+const STALE: usize = 1024;
+
+/// Why the controller does not start, or ended.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Flags that do not go together.
+    #[error("{0}")]
+    Flags(String),
+    /// A port cannot be had.
+    #[error("{0}")]
+    Bind(std::io::Error),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// The store cannot be used.
+    #[error("store: {0}")]
+    Store(#[from] store::Error),
+    /// Kubernetes cannot be reached.
+    #[error("Kubernetes: {0} (hint: --kubeconfig)")]
+    Kubernetes(String),
+    /// Callers cannot be checked.
+    #[error("--auth: {0}")]
+    Auth(#[from] auth::Error),
+    /// Metrics cannot be set up.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The ports cannot be written down.
+    #[error("--port-file {0}")]
+    PortFile(String),
+    /// A part of it failed.
+    #[error(transparent)]
+    Task(#[from] tasks::Error),
+}
+
+/// A controller that has its ports.
+#[derive(Debug)]
+pub struct App {
+    grpc: TcpListener,
+    address: SocketAddr,
+    admin: admin::Bound,
+    tls: Option<ServerTls>,
+    auth: Auth,
+    store: Arc<dyn Store>,
+    reports: Reports,
+    readiness: Readiness,
+    drain: Drain,
+}
+
+impl App {
+    /// Opens the store and binds the ports.
+    ///
+    /// # Errors
+    /// When something given by flags cannot be had.
+    pub async fn bind(serve: &Serve, log: Option<LogControl>, drain: Drain) -> Result<Self, Error> {
+        let auth = serve.checked_auth().map_err(Error::Flags)?;
+        let registry = metrics::registry()?;
+        let metrics = Metrics::new(&registry)?;
+        let client = match serve.store {
+            StoreKind::Kubernetes => Some(client(serve.kubeconfig.as_deref()).await?),
+            _ => None,
+        };
+        let store = store(serve, client.clone(), &metrics)?;
+        let auth = authentication(auth, serve, client)?;
+        let tls = match (&serve.tls_cert, &serve.tls_key) {
+            (Some(cert), Some(key)) => Some(ServerTls::load(cert, key)?),
+            _ => None,
+        };
+        let state = State::new(metrics.clone());
+        let (limits, window) = (serve.limits(), serve.write_window);
+        let writer = Writer::new(
+            store.clone(),
+            state.clone(),
+            limits,
+            window,
+            metrics.clone(),
+        );
+        let readiness = Readiness::new();
+        let admin = admin(registry, readiness.clone(), drain.clone(), &state, log)
+            .bind(serve.admin_listen)
+            .await
+            .map_err(Error::Bind)?;
+        let failed = |e: std::io::Error| {
+            Error::Bind(std::io::Error::new(
+                e.kind(),
+                format!("--listen {}: {e}", serve.listen),
+            ))
+        };
+        let grpc = TcpListener::bind(serve.listen).await.map_err(failed)?;
+        let address = grpc.local_addr().map_err(failed)?;
+        info!(%address, tls = tls.is_some(), store = ?serve.store, "graph API");
+        let app = Self {
+            grpc,
+            address,
+            admin,
+            tls,
+            auth,
+            store,
+            reports: Reports {
+                state,
+                writer,
+                limits,
+                metrics,
+                drain: drain.clone(),
+            },
+            readiness,
+            drain,
+        };
+        if let Some(path) = &serve.port_file {
+            app.write_ports(path)?;
+        }
+        Ok(app)
+    }
+
+    /// Where the graph API listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the admin port listens.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Written beside and renamed, so that who waits for the file never reads half of it.
+    fn write_ports(&self, path: &Path) -> Result<(), Error> {
+        let text = json!({"grpc": self.address.port(), "admin": self.admin.address().port()});
+        let beside = path.with_extension("writing");
+        std::fs::write(&beside, format!("{text}\n"))
+            .and_then(|()| std::fs::rename(&beside, path))
+            .map_err(|error| Error::PortFile(format!("{}: {error}", path.display())))
+    }
+
+    /// Serves until the drain is over.
+    ///
+    /// # Errors
+    /// The first failure of a part.
+    pub async fn run(self) -> Result<(), Error> {
+        let Self {
+            grpc,
+            admin,
+            tls,
+            auth,
+            store,
+            reports,
+            readiness,
+            drain,
+            ..
+        } = self;
+        let mut tasks = Tasks::new(drain.clone());
+        let (stale, of_stale) = mpsc::channel(STALE);
+        tasks.spawn(
+            "writer",
+            reports.writer.clone().run(of_stale, drain.clone()),
+        );
+        let (state, synced) = (reports.state.clone(), readiness.register("graph loaded"));
+        tasks.spawn_background("store", store.follow(state.clone(), stale));
+        tasks.spawn_background("ready", async move {
+            state.synced().await;
+            synced.mark_ready();
+            Ok::<_, std::convert::Infallible>(())
+        });
+        tasks.spawn_background("admin port", admin.serve());
+        let routes = Routes::new(GraphApi::server(auth, reports)).prepare();
+        tasks.spawn("graph API", async move {
+            grpc::serve(grpc, tls, routes, &drain).await
+        });
+        Ok(tasks.run().await?)
+    }
+}
+
+async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client, Error> {
+    let fault = |error: &dyn std::error::Error| Error::Kubernetes(error.to_string());
+    let config = match kubeconfig {
+        Some(path) => {
+            let read = kube::config::Kubeconfig::read_from(path).map_err(|e| fault(&e))?;
+            let options = kube::config::KubeConfigOptions::default();
+            kube::Config::from_custom_kubeconfig(read, &options)
+                .await
+                .map_err(|e| fault(&e))?
+        }
+        None => kube::Config::infer().await.map_err(|e| fault(&e))?,
+    };
+    kube::Client::try_from(config).map_err(|e| fault(&e))
+}
+
+fn store(
+    serve: &Serve,
+    client: Option<kube::Client>,
+    metrics: &Metrics,
+) -> Result<Arc<dyn Store>, Error> {
+    Ok(match (&serve.store, client) {
+        (StoreKind::Kubernetes, Some(client)) => Arc::new(Kubernetes::new(client, metrics.clone())),
+        (StoreKind::Kubernetes, None) => return Err(Error::Kubernetes("no client".into())),
+        (StoreKind::File(path), _) => {
+            Arc::new(File::open(path, file::POLL_PERIOD, metrics.clone())?)
+        }
+        (StoreKind::Memory, _) => Arc::new(Memory::default()),
+    })
+}
+
+fn authentication(
+    kind: AuthKind,
+    serve: &Serve,
+    client: Option<kube::Client>,
+) -> Result<Auth, Error> {
+    Ok(match (kind, client) {
+        (AuthKind::None, _) => Auth::None,
+        (AuthKind::TokenFile(path), _) => Auth::TokenFile(TokenFile::open(path)?),
+        (AuthKind::TokenReview, Some(client)) => {
+            Auth::TokenReview(Box::new(TokenReview::new(client, &serve.allowed)))
+        }
+        (AuthKind::TokenReview, None) => return Err(Error::Kubernetes("no client".into())),
+    })
+}
+
+fn admin(
+    registry: prometheus::Registry,
+    readiness: Readiness,
+    drain: Drain,
+    state: &State,
+    log: Option<LogControl>,
+) -> Admin {
+    let state = state.clone();
+    let admin = Admin::new("Lazymesh lazyload-controller", registry, readiness, drain).route(
+        "/debug/graph",
+        "the graph as this replica knows it",
+        move || Reply::json(&dump(&state.graph())),
+    );
+    match log {
+        Some(log) => admin.log_control(log),
+        None => admin,
+    }
+}
+
+#[derive(Serialize)]
+struct DumpedWorkload {
+    workload: String,
+    kind: String,
+    mode: Option<&'static str>,
+    in_force: &'static str,
+    pinned: Vec<String>,
+    learned: Vec<String>,
+}
+
+fn dump(graph: &Graph) -> Value {
+    let namespaces: serde_json::Map<String, Value> = graph
+        .namespaces()
+        .map(|(name, mode)| (name.to_owned(), mode.as_str().into()))
+        .collect();
+    let workloads = graph.workloads().map(|(workload, record)| DumpedWorkload {
+        workload: workload.to_string(),
+        kind: workload.kind().to_owned(),
+        mode: record.mode.map(|mode| mode.as_str()),
+        in_force: graph.mode_of(workload).as_str(),
+        pinned: record
+            .pinned
+            .iter()
+            .map(|pin| pin.host.to_string())
+            .collect(),
+        learned: record
+            .learned
+            .dependencies()
+            .map(|dependency| dependency.to_string())
+            .collect(),
+    });
+    json!({"namespaces": namespaces, "workloads": workloads.collect::<Vec<_>>()})
+}

@@ -1,0 +1,105 @@
+//! Flags that go together, and those that do not.
+
+use super::*;
+
+fn serve(flags: &[&str]) -> Serve {
+    Cli::try_parse_from([&["lazyload-controller"], flags].concat())
+        .unwrap()
+        .serve
+}
+
+#[test]
+fn the_commands_are_consistent() {
+    use clap::CommandFactory as _;
+    Cli::command().debug_assert();
+    assert!(matches!(
+        Cli::try_parse_from(["lazyload-controller", "crd"])
+            .unwrap()
+            .command,
+        Some(Command::Crd)
+    ));
+}
+
+#[test]
+fn kubernetes_checks_tokens_unless_told_otherwise() {
+    let serve = serve(&["--tls-cert", "c", "--tls-key", "k"]);
+    assert_eq!(serve.checked_auth(), Ok(AuthKind::TokenReview));
+    let allowed: Vec<String> = serve
+        .allowed
+        .iter()
+        .map(ServiceAccount::user_name)
+        .collect();
+    assert_eq!(
+        allowed,
+        [
+            "system:serviceaccount:lazymesh-system:xds-shim",
+            "system:serviceaccount:lazymesh-system:global-proxy"
+        ]
+    );
+}
+
+#[test]
+fn a_folder_needs_a_token_file_or_loopback() {
+    let local = [
+        "--store",
+        "file:/graph",
+        "--plaintext",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let with = |auth: &str| serve(&[&local[..], &["--auth", auth]].concat()).checked_auth();
+    assert_eq!(with("token-file=/t"), Ok(AuthKind::TokenFile("/t".into())));
+    assert_eq!(with("none"), Ok(AuthKind::None));
+    assert!(
+        with("token-review")
+            .unwrap_err()
+            .contains("--store kubernetes")
+    );
+    assert!(
+        serve(&local)
+            .checked_auth()
+            .unwrap_err()
+            .contains("--auth is missing")
+    );
+}
+
+#[test]
+fn what_is_open_stays_on_loopback() {
+    let plain = serve(&["--plaintext", "--listen", "0.0.0.0:15020"]).checked_auth();
+    assert!(plain.unwrap_err().contains("127.0.0.1:15020"));
+    let open = ["--auth", "none", "--tls-cert", "c", "--tls-key", "k"];
+    assert!(
+        serve(&open)
+            .checked_auth()
+            .unwrap_err()
+            .contains("--auth none")
+    );
+    assert!(
+        serve(&[])
+            .checked_auth()
+            .unwrap_err()
+            .contains("--tls-cert")
+    );
+    let v6 = ["--plaintext", "--listen", "[::1]:0", "--auth", "none"];
+    assert_eq!(serve(&v6).checked_auth(), Ok(AuthKind::None));
+}
+
+#[test]
+fn bad_values_are_refused() {
+    for bad in [
+        &["--store", "file:"][..],
+        &["--store", "etcd"],
+        &["--auth", "token-file="],
+        &["--auth", "mtls"],
+        &["--allow-service-account", "xds-shim"],
+        &["--refresh-after", "soon"],
+        &["--listen", "15020"],
+        &["--tls-cert", "c"],
+        &["--plaintext", "--tls-cert", "c", "--tls-key", "k"],
+        &["--log-level", "loud"],
+        &["--max-dependencies", "-1"],
+    ] {
+        let parsed = Cli::try_parse_from([&["lazyload-controller"], bad].concat());
+        assert_eq!(parsed.unwrap_err().exit_code(), 2, "{bad:?}");
+    }
+}

@@ -1,0 +1,106 @@
+//! Keeps the graph in a folder of YAML documents: `Namespace` with the mode's label, and `WorkloadDependencies`.
+//!
+//! For running without Kubernetes. A record is written as a whole to a file beside it, which then takes its place, so
+//! that no crash leaves half of one. Documents changed by hand are noticed within a poll. One process at a time may
+//! have the folder: it holds a lock on it.
+
+mod documents;
+mod folder;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dependency_graph::{Learned, Workload};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::{Error, Store, Stored};
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::state::State;
+
+use folder::Folder;
+
+/// How often the folder is looked at for changes by hand.
+pub const POLL_PERIOD: Duration = Duration::from_millis(250);
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct File {
+    folder: Arc<Mutex<Folder>>,
+    every: Duration,
+}
+
+impl File {
+    /// Takes a folder, which must exist.
+    ///
+    /// # Errors
+    /// When it cannot be read, or another process has it.
+    pub fn open(
+        path: impl Into<PathBuf>,
+        every: Duration,
+        metrics: Metrics,
+    ) -> Result<Self, Error> {
+        let folder = Folder::open(path.into(), metrics)?;
+        Ok(Self {
+            folder: Arc::new(Mutex::new(folder)),
+            every,
+        })
+    }
+}
+
+impl Store for File {
+    fn follow(
+        self: Arc<Self>,
+        state: State,
+        _stale: mpsc::Sender<Workload>,
+    ) -> BoxFuture<'static, Result<(), Error>> {
+        async move {
+            loop {
+                let (folder, told) = (self.folder.clone(), state.clone());
+                let look = move || folder.lock().look(&told);
+                match tokio::task::spawn_blocking(look).await {
+                    Ok(Ok(())) => {
+                        state.namespaces_synced();
+                        state.records_synced();
+                    }
+                    Ok(Err(error)) => warn!(%error, "looking at the folder; trying again"),
+                    Err(error) => return Err(Error::Unavailable(error.to_string())),
+                }
+                tokio::time::sleep(self.every).await;
+            }
+        }
+        .boxed()
+    }
+
+    fn learn<'a>(
+        &'a self,
+        workload: &'a Workload,
+        calls: &'a Learned,
+        limits: &'a Limits,
+    ) -> BoxFuture<'a, Result<Stored, Error>> {
+        let (folder, workload, calls, limits) = (
+            self.folder.clone(),
+            workload.clone(),
+            calls.clone(),
+            *limits,
+        );
+        let learn = move || {
+            folder
+                .lock()
+                .learn(&workload, &calls, &limits, SystemTime::now().into())
+        };
+        async move {
+            let done = tokio::task::spawn_blocking(learn).await;
+            done.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
+        }
+        .boxed()
+    }
+}

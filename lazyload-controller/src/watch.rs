@@ -1,0 +1,129 @@
+//! Tells a watcher the whole graph, then what changes.
+//!
+//! Nothing is queued for it: what it has not been told yet is a set of names, and what it is told of a name is what is
+//! true when the message is made. A slow watcher misses states in between, never the last.
+
+#[cfg(test)]
+mod tests;
+
+use dependency_graph::api::WatchResponse;
+use dependency_graph::{Change, api, convert};
+use futures::{Stream, stream};
+use mesh_runtime::drain::Drain;
+use prost::Message as _;
+use tonic::Status;
+
+use crate::state::{State, Watcher};
+
+/// Entries of one message at most.
+const ENTRIES: usize = 500;
+/// Bytes of one message, exceeded by one entry at most. Clients take 4 MiB unless told otherwise.
+const BYTES: usize = 1 << 20;
+
+struct Session {
+    state: State,
+    watcher: Watcher,
+    snapshot_complete: bool,
+    drain: Drain,
+}
+
+/// The messages of one watch; it ends when the drain starts, so that the watcher finds another replica.
+pub fn watch(
+    state: State,
+    drain: Drain,
+) -> impl Stream<Item = Result<WatchResponse, Status>> + Send + 'static {
+    stream::unfold(None::<Session>, move |session| {
+        let (state, drain) = (state.clone(), drain.clone());
+        async move {
+            let mut session = match session {
+                Some(session) => session,
+                None => {
+                    tokio::select! {
+                        () = state.synced() => {}
+                        () = drain.started() => return None,
+                    }
+                    let watcher = state.watch();
+                    Session {
+                        state,
+                        watcher,
+                        snapshot_complete: false,
+                        drain,
+                    }
+                }
+            };
+            let response = session.next().await?;
+            Some((Ok(response), Some(session)))
+        }
+    })
+}
+
+impl Session {
+    async fn next(&mut self) -> Option<WatchResponse> {
+        if !self.snapshot_complete {
+            let mut response = WatchResponse::default();
+            let mut size = 0;
+            while let Some(change) = self.watcher.snapshot.pop_front() {
+                size += add(&mut response, &self.state, &change);
+                if size >= BYTES || entries(&response) >= ENTRIES {
+                    break;
+                }
+            }
+            self.snapshot_complete = self.watcher.snapshot.is_empty();
+            response.snapshot_complete = self.snapshot_complete;
+            return Some(response);
+        }
+        loop {
+            let mut changes = self.watcher.told().take(ENTRIES).into_iter();
+            let mut response = WatchResponse::default();
+            let mut size = 0;
+            for change in changes.by_ref() {
+                size += add(&mut response, &self.state, &change);
+                if size >= BYTES {
+                    break;
+                }
+            }
+            if entries(&response) > 0 {
+                self.watcher.told().put_back(changes);
+                return Some(response);
+            }
+            tokio::select! {
+                () = self.watcher.told().changed() => {}
+                () = self.drain.started() => return None,
+            }
+        }
+    }
+}
+
+/// Adds what is true of a name now; says how many bytes that is.
+fn add(response: &mut WatchResponse, state: &State, change: &Change) -> usize {
+    match change {
+        Change::Namespace(name) => {
+            let mode = convert::mode_message(state.namespace(name)).into();
+            let namespace = api::NamespaceMode {
+                namespace: name.clone(),
+                mode,
+            };
+            let size = namespace.encoded_len();
+            response.namespaces.push(namespace);
+            size
+        }
+        Change::Workload(workload) => match state.record(workload) {
+            Some(record) => {
+                let told = convert::workload_state(workload, &record);
+                let size = told.encoded_len();
+                response.workloads.push(told);
+                size
+            }
+            None => {
+                let removed = api::Workload::from(workload);
+                let size = removed.encoded_len();
+                response.removed.push(removed);
+                size
+            }
+        },
+    }
+}
+
+fn entries(response: &WatchResponse) -> usize {
+    response.namespaces.len() + response.workloads.len() + response.removed.len()
+}
