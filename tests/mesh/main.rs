@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use mesh_tests::testbed::{MeshOptions, run};
 
 mod plain;
+mod shim;
 
 fn main() -> ExitCode {
-    let tests = plain::tests();
+    let tests = [plain::tests(), shim::tests()].concat();
     run(tests, MeshOptions::default())
 }

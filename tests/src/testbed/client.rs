@@ -36,8 +36,8 @@ impl Call {
         }
     }
 
-    fn arg(mut self, flag: &str, value: impl ToString) -> Self {
-        self.args.extend([flag.to_owned(), value.to_string()]);
+    fn arg(mut self, flag: &str, value: impl std::fmt::Display) -> Self {
+        self.args.extend([flag.to_owned(), format!("{value}")]);
         self
     }
 

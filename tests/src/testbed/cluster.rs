@@ -19,7 +19,7 @@ type Key = (String, String);
 
 /// A service as this module sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
+pub(super) struct Service {
     /// Its ClusterIP; a headless service has none.
     pub vip: Option<Ipv4Addr>,
     selector: Option<BTreeMap<String, String>>,

@@ -52,7 +52,7 @@ impl Places {
 
 /// The API server and its store.
 #[derive(Debug)]
-pub struct Kubernetes {
+pub(super) struct Kubernetes {
     _etcd: Process,
     _api_server: Process,
 }
@@ -62,7 +62,11 @@ impl Kubernetes {
     ///
     /// # Errors
     /// When one does not start, naming its log.
-    pub async fn start(tools: &Tools, places: &Places, root: &TestRoot) -> Result<(Self, Client)> {
+    pub(super) async fn start(
+        tools: &Tools,
+        places: &Places,
+        root: &TestRoot,
+    ) -> Result<(Self, Client)> {
         let etcd = start_etcd(tools, places)?;
         let token = write_kubeconfig(places, root)?;
         let mut api_server = start_api_server(tools, places, root, &token)?;
@@ -195,7 +199,7 @@ impl Default for IstiodOptions {
 
 /// A running istiod.
 #[derive(Debug)]
-pub struct Istiod {
+pub(super) struct Istiod {
     process: Process,
 }
 
@@ -204,7 +208,11 @@ impl Istiod {
     ///
     /// # Errors
     /// When it does not start, naming its log.
-    pub async fn start(tools: &Tools, places: &Places, options: &IstiodOptions) -> Result<Self> {
+    pub(super) async fn start(
+        tools: &Tools,
+        places: &Places,
+        options: &IstiodOptions,
+    ) -> Result<Self> {
         std::fs::write(places.mesh_config(), MESH_CONFIG)?;
         let debounce = format!("{}ms", options.debounce.as_millis());
         let mut command = Command::new(&tools.pilot_discovery);
@@ -214,7 +222,7 @@ impl Istiod {
             .arg(format!("--meshConfig={}", places.mesh_config().display()))
             .arg("--networksConfig=/nonexistent")
             .args([
-                format!("--httpAddr={ISTIOD}:8080"),
+                "--httpAddr=:8080".to_owned(),
                 format!("--httpsAddr={ISTIOD}:15017"),
             ])
             .args([
@@ -261,7 +269,7 @@ impl Istiod {
     ///
     /// # Errors
     /// When it does not end.
-    pub async fn stop(&mut self) -> Result<()> {
+    pub(super) async fn stop(&mut self) -> Result<()> {
         self.process
             .terminate(Duration::from_secs(20))
             .await

@@ -127,7 +127,13 @@ impl Envoy {
     /// # Errors
     /// When Envoy does not answer.
     pub async fn stat(&self, name: &str) -> Result<u64> {
-        let filter = format!("^{}$", name.replace('.', "\\.").replace('|', "\\|"));
+        let escape = |c: char| {
+            (!c.is_alphanumeric())
+                .then_some('\\')
+                .into_iter()
+                .chain([c])
+        };
+        let filter = format!("^{}$", name.chars().flat_map(escape).collect::<String>());
         Ok(self
             .stats(&filter)
             .await?

@@ -143,7 +143,7 @@ fn run_all(args: &Arguments, tests: Vec<Test>, options: MeshOptions) -> Result<E
     let conclusion = libtest_mimic::run(args, trials);
     if conclusion.has_failed() {
         eprintln!("logs of the run: {}", logs.display());
-    } else {
+    } else if std::env::var_os("LAZYMESH_KEEP_LOGS").is_none() {
         std::fs::remove_dir_all(&logs)?;
     }
     Ok(conclusion.exit_code())
@@ -186,7 +186,7 @@ fn trial(test: Test, runtime: &Arc<Runtime>, mesh: &Mesh, alone: &Arc<RwLock<()>
             case.clean_up().await;
             result.map_err(|error| {
                 Failed::from(format!(
-                    "{error:?}\nlogs: {}",
+                    "{error:#}\nlogs: {}",
                     case.mesh.places().logs.display()
                 ))
             })

@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// An answer, read whole.
 #[derive(Clone, Debug)]
-pub struct Response {
+pub(super) struct Response {
     /// The status code.
     pub status: u16,
     /// The body, as text.
@@ -25,7 +25,7 @@ pub struct Response {
 ///
 /// # Errors
 /// When nobody answers within ten seconds.
-pub async fn get(url: &str) -> Result<Response> {
+pub(super) async fn get(url: &str) -> Result<Response> {
     let uri: Uri = url.parse()?;
     let authority = uri.authority().context("a URL without an authority")?;
     let address = format!(
@@ -42,7 +42,11 @@ pub async fn get(url: &str) -> Result<Response> {
 ///
 /// # Errors
 /// When no answer comes within ten seconds.
-pub async fn over(stream: TcpStream, method: Method, path_and_query: &str) -> Result<Response> {
+pub(super) async fn over(
+    stream: TcpStream,
+    method: Method,
+    path_and_query: &str,
+) -> Result<Response> {
     let exchange = async {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

@@ -1,6 +1,8 @@
 //! The mesh as a whole: started once per run, shared by its tests.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -25,21 +27,12 @@ use super::tools::Tools;
 use super::wait;
 use crate::sandbox::Sandbox;
 
-/// Our own parts' namespace.
-pub const OWN_NAMESPACE: &str = "lazymesh-system";
 const ISTIO_NAMESPACE: &str = "istio-system";
+const ISTIO_ROOT_FILE: &str = "istio-root-cert.pem";
 
-/// The services of the mesh's own parts: namespace, name, ClusterIP, ports.
-const PARTS: [(&str, &str, &str, &[u16]); 3] = [
-    (
-        ISTIO_NAMESPACE,
-        "istiod",
-        "10.96.0.10",
-        &[15010, 15012, 15014],
-    ),
-    (OWN_NAMESPACE, "xds-shim", "10.96.0.11", &[15012]),
-    (OWN_NAMESPACE, "lazyload-controller", "10.96.0.12", &[15020]),
-];
+/// istiod's ClusterIP and ports.
+const ISTIOD_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const ISTIOD_PORTS: [u16; 3] = [15010, 15012, 15014];
 
 /// How a mesh is started.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +56,9 @@ struct Inner {
     istio_root: String,
     istiod: Mutex<Istiod>,
     next_pod: AtomicU16,
+    next_part: AtomicU16,
     next_namespace: AtomicU32,
+    hosts: PathBuf,
     _kubernetes: Kubernetes,
 }
 
@@ -85,7 +80,7 @@ impl Mesh {
             logs,
         };
         let tools = tools_for_everyone(tools, &places).await?;
-        write_hosts(sandbox)?;
+        add_host(&sandbox.hosts(), ISTIOD_VIP, "istiod.istio-system.svc")?;
         let root = TestRoot::create(&places.work.join("pki"))?;
         network::set_up().await?;
         let (kubernetes, client) = Kubernetes::start(&tools, &places, &root).await?;
@@ -95,8 +90,9 @@ impl Mesh {
         tracing::info!(after = ?begin.elapsed(), "CRDs are in");
         let istiod = Istiod::start(&tools, &places, &options.istiod).await?;
         let cluster = Cluster::default();
-        create_parts(&resources, &cluster).await?;
+        create_istiod_service(&resources, &cluster).await?;
         let istio_root = istio_root(&resources).await?;
+        std::fs::write(places.work.join(ISTIO_ROOT_FILE), &istio_root)?;
         tracing::info!(after = ?begin.elapsed(), "istiod is ready");
         Ok(Self(Arc::new(Inner {
             tools,
@@ -108,7 +104,9 @@ impl Mesh {
             istio_root,
             istiod: Mutex::new(istiod),
             next_pod: AtomicU16::new(1),
+            next_part: AtomicU16::new(1),
             next_namespace: AtomicU32::new(1),
+            hosts: sandbox.hosts(),
             _kubernetes: kubernetes,
         })))
     }
@@ -178,6 +176,22 @@ impl Mesh {
         &self.0.istio_root
     }
 
+    /// The same, a PEM file.
+    pub fn istio_root_file(&self) -> PathBuf {
+        self.0.places.work.join(ISTIO_ROOT_FILE)
+    }
+
+    /// Makes `host` resolve in all pods and for our own parts.
+    pub(super) fn add_host(&self, address: Ipv4Addr, host: &str) -> Result<()> {
+        add_host(&self.0.hosts, address, host)
+    }
+
+    pub(super) fn next_part_index(&self) -> Result<u16> {
+        let index = self.0.next_part.fetch_add(1, Ordering::Relaxed);
+        anyhow::ensure!(index < u16::MAX - 512, "too many replicas in one run");
+        Ok(index)
+    }
+
     pub(super) fn next_pod_index(&self) -> Result<u16> {
         let index = self.0.next_pod.fetch_add(1, Ordering::Relaxed);
         anyhow::ensure!(index < u16::MAX - 512, "too many pods in one run");
@@ -207,20 +221,6 @@ async fn tools_for_everyone(tools: &Tools, places: &Places) -> Result<Tools> {
     Ok(shown)
 }
 
-fn write_hosts(sandbox: &Sandbox) -> Result<()> {
-    use std::io::Write as _;
-    let mut hosts = std::fs::OpenOptions::new()
-        .append(true)
-        .open(sandbox.hosts())?;
-    for (namespace, name, address, _) in PARTS {
-        writeln!(
-            hosts,
-            "{address} {name}.{namespace}.svc {name}.{namespace}.svc.cluster.local"
-        )?;
-    }
-    Ok(())
-}
-
 /// CRDs and namespaces.
 async fn install(tools: &Tools, resources: &Resources) -> Result<()> {
     let mut documents = Vec::new();
@@ -233,12 +233,10 @@ async fn install(tools: &Tools, resources: &Resources) -> Result<()> {
             }
         }
     }
-    for name in [ISTIO_NAMESPACE, OWN_NAMESPACE] {
-        documents.push(
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-                .to_string(),
-        );
-    }
+    documents.push(
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ISTIO_NAMESPACE}})
+            .to_string(),
+    );
     try_join_all(
         documents
             .iter()
@@ -261,24 +259,30 @@ async fn install(tools: &Tools, resources: &Resources) -> Result<()> {
     .await
 }
 
-async fn create_parts(resources: &Resources, cluster: &Cluster) -> Result<()> {
-    for (namespace, name, address, ports) in PARTS {
-        let ports: Vec<_> = ports
-            .iter()
-            .map(|port| json!({"name": format!("tls-{port}"), "port": port, "targetPort": port}))
-            .collect();
-        let service = json!({
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {"clusterIP": address, "ports": ports},
-        });
-        let applied = resources.apply(namespace, &service.to_string()).await?;
-        cluster.applied(resources, &applied).await?;
-    }
+async fn create_istiod_service(resources: &Resources, cluster: &Cluster) -> Result<()> {
+    let ports: Vec<_> = ISTIOD_PORTS
+        .map(|port| json!({"name": format!("tls-{port}"), "port": port, "targetPort": port}))
+        .to_vec();
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "istiod", "namespace": ISTIO_NAMESPACE},
+        "spec": {"clusterIP": ISTIOD_VIP, "ports": ports},
+    });
+    let applied = resources
+        .apply(ISTIO_NAMESPACE, &service.to_string())
+        .await?;
+    cluster.applied(resources, &applied).await?;
     cluster
         .set_endpoints(resources, (ISTIO_NAMESPACE, "istiod"), &[network::ISTIOD])
         .await
+}
+
+/// One line, in one write: others may be reading.
+fn add_host(hosts: &Path, address: Ipv4Addr, host: &str) -> Result<()> {
+    let mut file = std::fs::OpenOptions::new().append(true).open(hosts)?;
+    file.write_all(format!("{address} {host} {host}.cluster.local\n").as_bytes())?;
+    Ok(())
 }
 
 /// istiod writes its root certificate into every namespace; it is the same in all.

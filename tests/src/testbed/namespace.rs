@@ -8,8 +8,11 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use serde_json::json;
 
+use super::controller::Controllers;
 use super::mesh::Mesh;
+use super::part::Replica;
 use super::pod::Pod;
+use super::shim::Shims;
 use super::workload::{ServiceSpec, Workload};
 
 /// A namespace. Clones are the same one.
@@ -21,6 +24,7 @@ struct Inner {
     mesh: Mesh,
     name: String,
     pods: Mutex<Vec<Pod>>,
+    replicas: Mutex<Vec<Replica>>,
     applied: Mutex<Vec<String>>,
     service_accounts: Mutex<BTreeSet<String>>,
 }
@@ -37,6 +41,7 @@ impl Namespace {
             mesh: mesh.clone(),
             name,
             pods: Mutex::default(),
+            replicas: Mutex::default(),
             applied: Mutex::default(),
             service_accounts: Mutex::default(),
         })))
@@ -126,10 +131,34 @@ impl Namespace {
         self.0.pods.lock().push(pod);
     }
 
+    pub(super) fn keep_replica(&self, replica: Replica) {
+        self.0.replicas.lock().push(replica);
+    }
+
+    /// Makes the service of shims; start replicas with [`Shims::start`].
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn shims(&self) -> Result<Shims> {
+        Shims::create(self).await
+    }
+
+    /// Makes the service of controllers; start replicas with [`Controllers::start`].
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn controllers(&self) -> Result<Controllers> {
+        Controllers::create(self).await
+    }
+
     /// Removes all of it: pods, resources, the namespace itself.
     pub(super) async fn remove(&self) {
         let pods = std::mem::take(&mut *self.0.pods.lock());
         for result in join_all(pods.iter().map(Pod::delete)).await {
+            report(self.name(), result);
+        }
+        let replicas = std::mem::take(&mut *self.0.replicas.lock());
+        for result in join_all(replicas.iter().map(Replica::remove)).await {
             report(self.name(), result);
         }
         let applied = std::mem::take(&mut *self.0.applied.lock());

@@ -18,29 +18,39 @@ use tokio::process::Command;
 use super::process::output;
 
 /// ClusterIPs; the API server is told the same.
-pub const SERVICE_CIDR: &str = "10.96.0.0/16";
+pub(super) const SERVICE_CIDR: &str = "10.96.0.0/16";
 /// The root namespace's own address.
-pub const ROOT: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
+pub(super) const ROOT: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
 /// istiod's address.
 pub const ISTIOD: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 2);
 /// On every veth's root side: the gateway each pod sees.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The user Istio's interception lets pass; Envoy and pilot-agent run as it.
-pub const PROXY_UID: u32 = 1337;
+pub(super) const PROXY_UID: u32 = 1337;
 
-/// The address of the mesh's own part number `index` (a shim or controller replica) in the root namespace.
-pub fn part_address(index: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 20, 0, index)
+/// Gives the root namespace another address, for a replica of one of our own parts.
+///
+/// # Errors
+/// When `ip` refuses.
+pub(super) async fn add_part(index: u16) -> Result<Ipv4Addr> {
+    let [high, low] = index.to_be_bytes();
+    let address = Ipv4Addr::new(10, 21, high, low);
+    output(
+        Command::new("ip").args(["address", "add", &format!("{address}/32"), "dev", "lo"]),
+        "",
+    )
+    .await?;
+    Ok(address)
 }
 
 /// Sets up the root namespace.
 ///
 /// # Errors
 /// When a right or a kernel feature is missing.
-pub async fn set_up() -> Result<()> {
+pub(super) async fn set_up() -> Result<()> {
     let mut ip = String::new();
-    for index in 1..=99 {
-        writeln!(ip, "address add {}/32 dev lo", part_address(index))?;
+    for address in [ROOT, ISTIOD] {
+        writeln!(ip, "address add {address}/32 dev lo")?;
     }
     // So that ClusterIPs are routable here at all; the translation happens before the route is followed.
     writeln!(ip, "route add {SERVICE_CIDR} dev lo src {ROOT}")?;
@@ -202,10 +212,10 @@ impl PodNetwork {
 }
 
 /// Where connections to ClusterIPs go: (ClusterIP, port) to (address, port) of each ready endpoint.
-pub type VirtualIps = BTreeMap<(Ipv4Addr, u16), Vec<(Ipv4Addr, u16)>>;
+pub(super) type VirtualIps = BTreeMap<(Ipv4Addr, u16), Vec<(Ipv4Addr, u16)>>;
 
 /// The `iptables-restore` text that makes the translation table be `table`, each endpoint equally likely.
-pub fn translation_rules(table: &VirtualIps) -> String {
+pub(super) fn translation_rules(table: &VirtualIps) -> String {
     let mut rules = String::from("*nat\n:SERVICES -\n:HAIRPIN -\n");
     for ((vip, port), endpoints) in table {
         for (index, (address, target)) in endpoints.iter().enumerate() {
@@ -241,7 +251,7 @@ pub fn translation_rules(table: &VirtualIps) -> String {
 ///
 /// # Errors
 /// When `iptables-restore` refuses.
-pub async fn translate(table: &VirtualIps) -> Result<()> {
+pub(super) async fn translate(table: &VirtualIps) -> Result<()> {
     output(
         Command::new("iptables-restore").arg("--noflush"),
         &translation_rules(table),

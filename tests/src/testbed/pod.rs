@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1 as core;
@@ -106,7 +106,10 @@ impl Pod {
             network,
             ..
         } = &*self.0;
+        let begin = Instant::now();
+        let step = |done| tracing::debug!(pod = self.name(), after = ?begin.elapsed(), "{done}");
         self.register().await?;
+        step("registered");
         if let Some(ports) = &spec.app {
             *self.0.app.lock().await = Some(self.start_app(ports)?);
         }
@@ -116,10 +119,14 @@ impl Pod {
                     .intercept(&mesh.tools().pilot_agent, &[CONTROL_PORT])
                     .await?;
             }
+            step("intercepted");
             self.start_sidecar(options).await?;
+            step("sidecar ready");
         }
         self.wait_app().await?;
-        self.set_ready(true).await
+        self.set_ready(true).await?;
+        step("in its services");
+        Ok(())
     }
 
     async fn start_sidecar(&self, options: &SidecarOptions) -> Result<()> {

@@ -15,7 +15,7 @@ use super::wait;
 
 /// A running program, the leader of a process group of its own. Dropping it kills the group.
 #[derive(Debug)]
-pub struct Process {
+pub(super) struct Process {
     name: String,
     log: PathBuf,
     child: Child,
@@ -27,7 +27,7 @@ impl Process {
     ///
     /// # Errors
     /// When the log cannot be opened or the program not be started.
-    pub fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Self> {
+    pub(super) fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         let out = OpenOptions::new()
             .create(true)
             .append(true)
@@ -55,20 +55,15 @@ impl Process {
     }
 
     /// The process id, which is its group's as well.
-    pub fn pid(&self) -> i32 {
+    pub(super) fn pid(&self) -> i32 {
         self.group.as_raw_nonzero().get()
-    }
-
-    /// The file its output goes to.
-    pub fn log(&self) -> &Path {
-        &self.log
     }
 
     /// Waits, as [`wait::until`] does, for something that this program must do, but not beyond its end.
     ///
     /// # Errors
     /// When it does not happen in time or the program ends, naming the log.
-    pub async fn wait_for<T, F>(
+    pub(super) async fn wait_for<T, F>(
         &mut self,
         what: &str,
         limit: Duration,
@@ -94,7 +89,7 @@ impl Process {
     ///
     /// # Errors
     /// When it did not end in time (it is killed all the same).
-    pub async fn terminate(&mut self, grace: Duration) -> Result<ExitStatus> {
+    pub(super) async fn terminate(&mut self, grace: Duration) -> Result<ExitStatus> {
         // A process that is already gone is what we want.
         let _ = rustix::process::kill_process(self.group, Signal::TERM);
         let ended = timeout(grace, self.child.wait()).await;
@@ -116,7 +111,7 @@ impl Process {
     ///
     /// # Errors
     /// When waiting fails.
-    pub async fn kill(&mut self) -> Result<()> {
+    pub(super) async fn kill(&mut self) -> Result<()> {
         self.kill_group();
         self.child.wait().await?;
         Ok(())
@@ -137,7 +132,7 @@ impl Drop for Process {
 ///
 /// # Errors
 /// When it fails, with the command line and its standard error.
-pub async fn output(command: &mut Command, stdin: &str) -> Result<String> {
+pub(super) async fn output(command: &mut Command, stdin: &str) -> Result<String> {
     use tokio::io::AsyncWriteExt;
     let line = format!("{:?}", command.as_std());
     let mut child = command

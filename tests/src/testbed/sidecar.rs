@@ -19,7 +19,7 @@ use super::resources::Resources;
 use super::tools::Tools;
 
 /// Where istiod, and its certificate authority, are found.
-pub const ISTIOD_ADDRESS: &str = "istiod.istio-system.svc:15012";
+pub(super) const ISTIOD_ADDRESS: &str = "istiod.istio-system.svc:15012";
 
 /// What kind of proxy istiod is told it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct SidecarOptions {
     pub owner: bool,
     /// Envoy's worker threads.
     pub concurrency: u8,
+    /// Whether Envoy keeps all statistics, and not only those that Istio's bootstrap lets through. Costs memory.
+    pub all_stats: bool,
 }
 
 impl Default for SidecarOptions {
@@ -66,13 +68,14 @@ impl Default for SidecarOptions {
             env: BTreeMap::new(),
             owner: true,
             concurrency: 2,
+            all_stats: false,
         }
     }
 }
 
 /// The pod a sidecar belongs to.
 #[derive(Clone, Copy, Debug)]
-pub struct Owner<'a> {
+pub(super) struct Owner<'a> {
     /// The namespace.
     pub namespace: &'a str,
     /// The pod's name.
@@ -89,7 +92,7 @@ pub struct Owner<'a> {
 ///
 /// # Errors
 /// When the API server issues no token, or a file or process cannot be made.
-pub async fn start(
+pub(super) async fn start(
     (tools, places, resources): (&Tools, &Places, &Resources),
     owner: Owner<'_>,
     network: &PodNetwork,
@@ -127,7 +130,11 @@ pub async fn start(
 ///
 /// # Errors
 /// When it is not ready in time.
-pub async fn wait_ready(agent: &mut Process, address: Ipv4Addr, limit: Duration) -> Result<()> {
+pub(super) async fn wait_ready(
+    agent: &mut Process,
+    address: Ipv4Addr,
+    limit: Duration,
+) -> Result<()> {
     let url = format!("http://{address}:15020/healthz/ready");
     let ready = || async {
         let answer = super::http::get(&url).await?;
@@ -206,13 +213,16 @@ fn environment(
     address: Ipv4Addr,
     options: &SidecarOptions,
 ) -> BTreeMap<String, String> {
-    let proxy_config = json!({
+    let mut proxy_config = json!({
         "discoveryAddress": options.discovery_address,
         "binaryPath": tools.envoy,
         "configPath": "./etc/istio/proxy",
         "concurrency": options.concurrency,
         "proxyMetadata": options.env,
     });
+    if options.all_stats {
+        proxy_config["proxyStatsMatcher"] = json!({"inclusionRegexps": [".*"]});
+    }
     let mut env: BTreeMap<String, String> = [
         ("PILOT_CERT_PROVIDER", "istiod"),
         ("CA_ADDR", ISTIOD_ADDRESS),
@@ -222,6 +232,8 @@ fn environment(
         ("ISTIO_META_NODE_NAME", "node-1"),
         ("ISTIO_META_INTERCEPTION_MODE", "REDIRECT"),
         ("ISTIO_META_APP_CONTAINERS", "app"),
+        // Else it asks the clouds' metadata addresses first, which takes seconds where nobody answers.
+        ("CLOUD_PLATFORM", "none"),
         ("POD_NAME", owner.pod),
         ("POD_NAMESPACE", owner.namespace),
         ("SERVICE_ACCOUNT", owner.service_account),

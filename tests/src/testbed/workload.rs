@@ -9,6 +9,7 @@ use futures::future::try_join_all;
 
 use super::namespace::Namespace;
 use super::pod::{AppPorts, Pod, PodSpec};
+use super::shim::Shims;
 use super::sidecar::{ProxyType, SidecarOptions};
 
 /// A workload being written down. [`Workload::start`] makes a pod of it, as often as it is called.
@@ -90,6 +91,12 @@ impl Workload {
         })
     }
 
+    /// Envoy keeps all statistics, not only those that Istio's bootstrap lets through.
+    #[must_use]
+    pub fn all_stats(self) -> Self {
+        self.sidecar(|sidecar| sidecar.all_stats = true)
+    }
+
     /// A gateway: no interception, and istiod is told so.
     #[must_use]
     pub fn gateway(self) -> Self {
@@ -100,6 +107,16 @@ impl Workload {
     #[must_use]
     pub fn no_owner(self) -> Self {
         self.sidecar(|sidecar| sidecar.owner = false)
+    }
+
+    /// Points the sidecar at these shims.
+    #[must_use]
+    pub fn via(self, shims: &Shims) -> Self {
+        let root = self.namespace.mesh().root_certificate();
+        self.sidecar(|sidecar| {
+            sidecar.discovery_address = shims.address();
+            sidecar.discovery_root = Some(root);
+        })
     }
 
     /// Starts a pod of it and waits until it is ready.

@@ -38,7 +38,7 @@ pub(crate) async fn call(target: &Target) -> Result<Outcome> {
             client
                 .unary(request(target, message))
                 .await
-                .map_err(explain)?
+                .map_err(|status| explain(&status))?
                 .into_inner(),
         ],
     };
@@ -74,14 +74,18 @@ async fn collect<S>(opened: Result<tonic::Response<S>, Status>) -> Result<Vec<Ec
 where
     S: Stream<Item = Result<EchoReply, Status>> + Unpin,
 {
-    let mut stream = opened.map_err(explain)?.into_inner();
+    let mut stream = opened.map_err(|status| explain(&status))?.into_inner();
     let mut replies = Vec::new();
     while let Some(reply) = stream.next().await {
-        replies.push(reply.map_err(explain).context("in the stream")?);
+        replies.push(
+            reply
+                .map_err(|status| explain(&status))
+                .context("in the stream")?,
+        );
     }
     Ok(replies)
 }
 
-fn explain(status: Status) -> anyhow::Error {
+fn explain(status: &Status) -> anyhow::Error {
     anyhow::anyhow!("grpc {:?}: {}", status.code(), status.message())
 }
