@@ -164,8 +164,8 @@ fn inbound(port: u16) -> api::Cluster {
     api::Cluster {
         lb_policy: cluster::LbPolicy::ClusterProvided as i32,
         upstream_bind_config: Some(bind_to(INBOUND_SOURCE)),
-        // Never forgets a destination: istiod gives the longest duration there is.
-        cleanup_interval: seconds(315_576_000_000),
+        // Never forgets a destination: istiod gives the longest duration that Go has.
+        cleanup_interval: seconds(9_223_372_035),
         ..common(&inbound_name(port), cluster::DiscoveryType::OriginalDst)
     }
 }

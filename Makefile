@@ -1,0 +1,34 @@
+# The targets are few; `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build demo fmt lint test
+
+# `make demo DEMO_FLAGS='--services 5000'`
+DEMO_FLAGS ?=
+
+help: ## List the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: need-cargo ## Build the three programs for release, into target/release
+	cargo build --locked --release -p xds-shim -p lazyload-controller -p global-proxy
+
+demo: need-cargo ## Show a plain sidecar beside a lazy one, with real Envoys, on an embedded mesh of 1,000 services
+	@envoy=$$(tests/testbed/setup envoy | sed -n 's/^ENVOY=//p'); \
+	cargo build --locked --profile demo -p mesh-tests --bin demo -p xds-shim --bin xds-shim -p lazyload-controller --bin lazyload-controller; \
+	target/demo/demo --envoy "$$envoy" --out target/demo $(DEMO_FLAGS)
+
+fmt: need-cargo ## Format the code
+	cargo fmt --all
+
+lint: need-cargo ## Check format and lints
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+test: need-cargo ## Format, lints, unit tests, and tests on a real mesh (needs root)
+	tests/run
+
+.PHONY: need-cargo
+need-cargo:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust with rustup (https://rustup.rs)" >&2; exit 1; }
