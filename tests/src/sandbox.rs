@@ -97,7 +97,7 @@ impl Sandbox {
 /// # Errors
 /// [`Error::Refused`] when the namespaces are not to be had, with a hint; the others when setting them up fails.
 pub fn enter(rights: Rights) -> Result<Entered, Error> {
-    if std::env::var_os(MARK).is_some() && std::process::id() == 1 {
+    if is_inner() {
         return inside().map(Entered::Inside);
     }
     let flags = unshare_flags(rights)?;
@@ -123,6 +123,21 @@ pub fn enter(rights: Rights) -> Result<Entered, Error> {
             .and_then(|code| u8::try_from(code).ok())
             .map_or(ExitCode::FAILURE, ExitCode::from),
     ))
+}
+
+/// Says whether [`enter`] would be let in, before anything dear is done.
+///
+/// # Errors
+/// [`Error::Refused`] when not, with a hint.
+pub fn check(rights: Rights) -> Result<(), Error> {
+    if is_inner() {
+        return Ok(());
+    }
+    unshare_flags(rights).map(drop)
+}
+
+fn is_inner() -> bool {
+    std::env::var_os(MARK).is_some() && std::process::id() == 1
 }
 
 /// The flags of `unshare` that work here, tried out with a program that does nothing.

@@ -119,6 +119,7 @@ pub fn run(tests: Vec<Test>, options: MeshOptions) -> ExitCode {
 }
 
 fn run_all(args: &Arguments, tests: Vec<Test>, options: MeshOptions) -> Result<ExitCode> {
+    sandbox::check(Rights::Root)?;
     // Before the sandbox, in which there is no network to fetch anything from.
     let tools = Tools::locate()?;
     let sandbox = match sandbox::enter(Rights::Root)? {
