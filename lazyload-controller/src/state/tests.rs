@@ -1,1 +1,227 @@
-//! Tests.
+//! Two sources of one truth, and what watchers are told of it.
+
+use dependency_graph::{Port, Protocol, Source};
+use prometheus::Registry;
+
+use super::*;
+
+fn state() -> State {
+    State::new(Metrics::new(&Registry::new()).unwrap())
+}
+
+fn workload(name: &str) -> Workload {
+    Workload::new("shop", "Deployment", name).unwrap()
+}
+
+fn dependency(host: &str) -> Dependency {
+    let port = Port::try_from(80).unwrap();
+    Dependency {
+        host: host.parse().unwrap(),
+        port,
+        protocol: Protocol::Http,
+    }
+}
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_seconds(seconds)
+}
+
+fn versioned(name: &str, hosts: &[&str], revision: u64) -> Versioned {
+    let mut record = Record::default();
+    for host in hosts {
+        record
+            .learned
+            .see(&dependency(host), at(1000), Source::OnDemand);
+    }
+    let entry = Entry {
+        workload: workload(name),
+        record,
+        capped: false,
+        stale: false,
+    };
+    Versioned { entry, revision }
+}
+
+fn known(state: &State, name: &str) -> Option<usize> {
+    state
+        .record(&workload(name))
+        .map(|record| record.learned.len())
+}
+
+#[test]
+fn an_echo_older_than_the_write_does_not_undo_it() {
+    let state = state();
+    state.set_record(versioned("reviews", &["a.b", "c.d"], 5));
+    state.set_record(versioned("reviews", &["a.b"], 4));
+    assert_eq!(known(&state, "reviews"), Some(2));
+    state.remove_record(&workload("reviews"), 4);
+    assert_eq!(known(&state, "reviews"), Some(2));
+    state.set_record(versioned("reviews", &["a.b"], 6));
+    assert_eq!(known(&state, "reviews"), Some(1));
+    state.remove_record(&workload("reviews"), 7);
+    assert_eq!(known(&state, "reviews"), None);
+}
+
+#[test]
+fn a_full_list_removes_what_is_gone_and_not_what_came_since() {
+    let state = state();
+    state.set_record(versioned("gone", &[], 1));
+    state.set_record(versioned("stays", &[], 2));
+    let as_of = state.revision();
+    state.set_record(versioned("made-since", &[], 9));
+    state.retain_records(&HashSet::from([workload("stays")]), as_of);
+    let present = ["gone", "stays", "made-since"].map(|name| known(&state, name).is_some());
+    assert_eq!(present, [false, true, true]);
+}
+
+#[test]
+fn namespaces_not_in_a_full_list_lose_their_mode() {
+    let state = state();
+    state.set_namespace("a", Some(Mode::OnDemand));
+    state.set_namespace("b", Some(Mode::OnDemand));
+    state.retain_namespaces(&HashSet::from(["b".to_owned()]));
+    assert_eq!(
+        (state.namespace("a"), state.namespace("b")),
+        (None, Some(Mode::OnDemand))
+    );
+}
+
+#[test]
+fn a_watch_begins_with_everything_and_goes_on_with_changes() {
+    let state = state();
+    state.set_namespace("shop", Some(Mode::OnDemand));
+    state.set_record(versioned("a", &["x.y"], 1));
+    let watcher = state.watch();
+    assert_eq!(watcher.snapshot.len(), 2);
+    assert!(watcher.told().take(10).is_empty());
+    state.set_record(versioned("b", &[], 2));
+    assert_eq!(watcher.told().take(10), [Change::Workload(workload("b"))]);
+    assert!(watcher.told().take(10).is_empty());
+}
+
+#[test]
+fn a_watcher_that_sleeps_costs_a_name_each_and_no_more() {
+    let state = state();
+    let watcher = state.watch();
+    for revision in 1..1000 {
+        let hosts: Vec<String> = (0..revision % 7 + 1).map(|i| format!("h{i}.x")).collect();
+        let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+        state.set_record(versioned("a", &hosts, revision));
+        state.set_record(versioned("b", &hosts, revision));
+    }
+    let taken = watcher.told().take(1);
+    assert_eq!(taken, [Change::Workload(workload("a"))]);
+    watcher.told().put_back(taken);
+    assert_eq!(watcher.told().take(100).len(), 2);
+}
+
+#[test]
+fn a_refreshed_time_is_told_to_nobody() {
+    let state = state();
+    state.set_record(versioned("a", &["x.y"], 1));
+    let watcher = state.watch();
+    let mut later = versioned("a", &["x.y"], 2);
+    later
+        .entry
+        .record
+        .learned
+        .see(&dependency("x.y"), at(9999), Source::OnDemand);
+    state.set_record(later);
+    assert!(watcher.told().take(10).is_empty());
+    let record = state.record(&workload("a")).unwrap();
+    assert_eq!(record.learned.edges().next().unwrap().2.last_seen, at(9999));
+}
+
+#[test]
+fn a_dropped_watcher_is_forgotten() {
+    let state = state();
+    let watcher = state.watch();
+    assert_eq!(state.metrics.watches.get(), 1);
+    drop(watcher);
+    assert_eq!(state.metrics.watches.get(), 0);
+    assert!(state.inner.lock().watchers.is_empty());
+}
+
+#[test]
+fn records_and_dependencies_are_counted() {
+    let state = state();
+    state.set_record(versioned("a", &["x.y", "z.y"], 1));
+    state.set_record(versioned("a", &["x.y"], 2));
+    state.set_record(versioned("b", &["x.y"], 3));
+    assert_eq!(
+        (
+            state.metrics.records.get(),
+            state.metrics.dependencies.get()
+        ),
+        (2, 2)
+    );
+    state.remove_record(&workload("a"), 4);
+    assert_eq!(
+        (
+            state.metrics.records.get(),
+            state.metrics.dependencies.get()
+        ),
+        (1, 1)
+    );
+    state.remove_record(&workload("a"), 5);
+    assert_eq!(
+        (
+            state.metrics.records.get(),
+            state.metrics.dependencies.get()
+        ),
+        (1, 1)
+    );
+}
+
+#[test]
+fn calls_are_judged_by_what_is_known() {
+    let state = state();
+    let limits = Limits {
+        dependencies: 2,
+        workloads: 1,
+        ..Limits::default()
+    };
+    let would = |name: &str, host: &str, seen: Option<u64>| {
+        state.would(&workload(name), &dependency(host), seen.map(at), &limits)
+    };
+    assert_eq!(would("a", "x.y", None), (Observed::New, false));
+    let mut full = versioned("a", &["x.y", "z.y"], 1);
+    state.set_record(full.clone());
+    assert_eq!(would("a", "x.y", Some(1001)), (Observed::Known, false));
+    assert_eq!(
+        would("a", "x.y", Some(1_000_000)),
+        (Observed::Refreshed, false)
+    );
+    assert_eq!(
+        would("a", "x.y", None),
+        (Observed::Known, false),
+        "nobody knows when"
+    );
+    assert_eq!(
+        would("a", "new.y", Some(1)),
+        (Observed::Refused, false),
+        "to be written down"
+    );
+    full.entry.capped = true;
+    state.set_record(full);
+    assert_eq!(would("a", "new.y", Some(1)), (Observed::Refused, true));
+    assert_eq!(
+        would("b", "x.y", Some(1)),
+        (Observed::Refused, true),
+        "the namespace is full"
+    );
+}
+
+#[tokio::test]
+async fn it_is_synced_when_both_are_known() {
+    let state = state();
+    let waiting = tokio::spawn({
+        let state = state.clone();
+        async move { state.synced().await }
+    });
+    state.records_synced();
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    state.namespaces_synced();
+    waiting.await.unwrap();
+}

@@ -1,1 +1,99 @@
-//! Tests.
+//! What a watcher reads.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use dependency_graph::{Mode, Record, Workload};
+use futures::{FutureExt, StreamExt};
+use prometheus::Registry;
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::resource::Entry;
+use crate::state::Versioned;
+
+fn state() -> State {
+    let state = State::new(Metrics::new(&Registry::new()).unwrap());
+    state.namespaces_synced();
+    state.records_synced();
+    state
+}
+
+fn set(state: &State, name: &str, revision: u64) {
+    let workload = Workload::new("shop", "Deployment", name).unwrap();
+    let record = Record {
+        mode: Some(Mode::Off),
+        ..Record::default()
+    };
+    state.set_record(Versioned {
+        entry: Entry {
+            workload,
+            record,
+            capped: false,
+            stale: false,
+        },
+        revision,
+    });
+}
+
+fn drain() -> Drain {
+    Drain::new(Duration::from_secs(1))
+}
+
+#[tokio::test]
+async fn nothing_is_told_before_everything_is_known() {
+    let state = State::new(Metrics::new(&Registry::new()).unwrap());
+    let mut stream = pin!(watch(state.clone(), drain()));
+    state.records_synced();
+    assert!(stream.next().now_or_never().is_none());
+    state.namespaces_synced();
+    assert!(stream.next().await.unwrap().unwrap().snapshot_complete);
+}
+
+#[tokio::test]
+async fn a_snapshot_ends_once_and_changes_follow() {
+    let state = state();
+    for index in 0..ENTRIES + 1 {
+        set(&state, &format!("w{index}"), 1);
+    }
+    let mut stream = pin!(watch(state.clone(), drain()));
+    let first = stream.next().await.unwrap().unwrap();
+    assert_eq!(
+        (first.workloads.len(), first.snapshot_complete),
+        (ENTRIES, false)
+    );
+    // A change while the snapshot is under way comes after it.
+    state.set_namespace("shop", Some(Mode::OnDemand));
+    let second = stream.next().await.unwrap().unwrap();
+    assert_eq!(
+        (second.workloads.len(), second.snapshot_complete),
+        (1, true)
+    );
+    let third = stream.next().await.unwrap().unwrap();
+    assert_eq!(
+        (third.namespaces.len(), third.snapshot_complete),
+        (1, false)
+    );
+    assert!(stream.next().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn what_came_and_went_unseen_is_told_as_gone() {
+    let state = state();
+    let mut stream = pin!(watch(state.clone(), drain()));
+    stream.next().await.unwrap().unwrap();
+    set(&state, "a", 1);
+    state.remove_record(&Workload::new("shop", "Deployment", "a").unwrap(), 2);
+    set(&state, "b", 3);
+    let told = stream.next().await.unwrap().unwrap();
+    assert_eq!((told.workloads.len(), told.removed.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_drain_ends_it() {
+    let (state, drain) = (state(), drain());
+    let mut stream = pin!(watch(state, drain.clone()));
+    stream.next().await.unwrap().unwrap();
+    drain.start();
+    assert!(stream.next().await.is_none());
+}
