@@ -17,7 +17,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lazyload-controller: {error:#}");
+            // Not with its sources: their texts are in it already.
+            eprintln!("lazyload-controller: {error}");
             let flags = matches!(error.downcast_ref(), Some(Error::Flags(_)));
             ExitCode::from(if flags { 2 } else { 1 })
         }
