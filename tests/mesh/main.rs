@@ -4,10 +4,34 @@ use std::process::ExitCode;
 
 use mesh_tests::testbed::{MeshOptions, run};
 
+mod changes;
+mod learning;
+mod on_demand;
+mod pass_through;
 mod plain;
+mod proxy_status;
+mod restarts;
+mod routing;
+mod same_config;
+mod scale;
 mod shim;
+mod steps;
+mod whole_config;
 
 fn main() -> ExitCode {
-    let tests = [plain::tests(), shim::tests()].concat();
+    let tests = [
+        plain::tests(),
+        pass_through::tests(),
+        proxy_status::tests(),
+        whole_config::tests(),
+        restarts::tests(),
+        learning::tests(),
+        changes::tests(),
+        on_demand::tests(),
+        routing::tests(),
+        scale::tests(),
+        shim::tests(),
+    ]
+    .concat();
     run(tests, MeshOptions::default())
 }
