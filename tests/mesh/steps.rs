@@ -138,8 +138,11 @@ impl Steady {
 
     /// Waits for some more calls of each.
     pub(crate) async fn goes_on(&self) -> Result<()> {
-        for (_, traffic) in &self.0 {
-            traffic.wait_for(10, SOON).await?;
+        for (url, traffic) in &self.0 {
+            traffic
+                .wait_for(10, SOON)
+                .await
+                .with_context(|| url.clone())?;
         }
         Ok(())
     }
