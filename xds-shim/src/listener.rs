@@ -88,6 +88,8 @@ pub struct Lazy {
     pub resource: Option<Vec<u8>>,
     /// What it refers to beside what on-demand covers.
     pub found: Found,
+    /// Clusters that TCP proxies pick.
+    pub tcp_clusters: BTreeSet<String>,
     /// Route configurations whose routes ask on demand.
     pub lazy_routes: BTreeSet<String>,
     /// Route configurations used where nothing asks.
@@ -214,9 +216,11 @@ impl Pass<'_> {
             return Ok(None);
         }
         self.lazy.found.add(references::beside_tcp_proxy(proxy)?);
-        if !picks_held(proxy)? {
+        let picked = picked(proxy)?;
+        if picked.is_empty() {
             return Ok(None);
         }
+        self.lazy.tcp_clusters.extend(picked);
         let mut out = proxy.to_vec();
         wire::put_bytes(&mut out, 14, &self.config.tcp);
         Ok(Some(out))
@@ -248,20 +252,20 @@ fn has_filter(message: &[u8], number: u32) -> Result<bool, Error> {
     })
 }
 
-/// Whether a TCP proxy picks a cluster that may be held (cluster = 2; weighted_clusters = 10 with
+/// The clusters a TCP proxy picks that may be held (cluster = 2; weighted_clusters = 10 with
 /// clusters = 1 with name = 1).
-fn picks_held(proxy: &[u8]) -> Result<bool, Error> {
-    if cluster::is_holdable(wire::string(proxy, 2)?) {
-        return Ok(true);
-    }
+fn picked(proxy: &[u8]) -> Result<Vec<String>, Error> {
+    let mut names = vec![wire::string(proxy, 2)?];
     for list in wire::each(proxy, 10) {
         for entry in wire::each(list?, 1) {
-            if cluster::is_holdable(wire::string(entry?, 1)?) {
-                return Ok(true);
-            }
+            names.push(wire::string(entry?, 1)?);
         }
     }
-    Ok(false)
+    Ok(names
+        .into_iter()
+        .filter(|n| cluster::is_holdable(n))
+        .map(str::to_owned)
+        .collect())
 }
 
 #[cfg(test)]

@@ -125,6 +125,7 @@ pub struct Session {
     routes: Ledger,
     /// What the version of a proxy's endpoints depends on beside their content: the cluster.
     cluster_of_endpoints: HashMap<Box<str>, Version>,
+    tcp_clusters: BTreeSet<String>,
     lazy_routes: BTreeSet<String>,
     plain_routes: BTreeSet<String>,
     out: Vec<Output>,
@@ -155,6 +156,7 @@ impl Session {
             listeners: Ledger::new(ads::LDS),
             routes: Ledger::new(ads::RDS),
             cluster_of_endpoints: HashMap::new(),
+            tcp_clusters: BTreeSet::new(),
             lazy_routes: BTreeSet::new(),
             plain_routes: BTreeSet::new(),
             out: Vec::new(),

@@ -138,6 +138,7 @@ async fn run(
         for_proxy: VecDeque::new(),
         for_istiod: VecDeque::new(),
         listed,
+        unlisted: false,
     };
     let end = relay.run(first).await;
     shared.metrics.streams.with_label_values(&[label]).dec();
@@ -186,8 +187,12 @@ struct Head {
 impl Head {
     async fn read(shared: &Shared, flavor: Flavor, first: &Bytes) -> Self {
         let whole = |reason| Treatment::PassThrough(reason);
-        // Node is field 1 of both kinds of request.
-        let node = wire::last(first, 1).ok().flatten().unwrap_or_default();
+        // discovery.proto: DeltaDiscoveryRequest has the node first, DiscoveryRequest a version before it.
+        let number = match flavor {
+            Flavor::Delta => 1,
+            Flavor::StateOfTheWorld => 2,
+        };
+        let node = wire::last(first, number).ok().flatten().unwrap_or_default();
         let proxy = Proxy::decode(node);
         if flavor == Flavor::StateOfTheWorld {
             return Self {
@@ -286,6 +291,8 @@ struct Relaying {
     for_proxy: VecDeque<Bytes>,
     for_istiod: VecDeque<Bytes>,
     listed: Entry,
+    /// Whether `listed` shows old counts.
+    unlisted: bool,
 }
 
 impl Relaying {
@@ -303,6 +310,9 @@ impl Relaying {
 
     async fn relay(&mut self) -> End {
         loop {
+            if self.unlisted && self.for_proxy.is_empty() && self.for_istiod.is_empty() {
+                self.list();
+            }
             let event = self.next_event().await;
             let step = match event {
                 Event::ProxyTakes => self.send_to_proxy(),
@@ -445,6 +455,12 @@ impl Relaying {
                 }
             }
         }
+        self.unlisted = true;
+    }
+
+    /// Shows the counts, once nobody waits for anything.
+    fn list(&mut self) {
+        self.unlisted = false;
         if let Some(lazy) = &self.lazy {
             self.listed.show(lazy.session.summary());
         }

@@ -63,11 +63,33 @@ impl Session {
             return Err(Error::TooManyUnknownNames);
         }
         if self.clusters.answered {
-            // The other subsets of what was asked for come along.
-            give.extend(self.lacking().filter(|s| !names.contains(&&*s.name)));
+            give.extend(self.other_subsets(names));
             self.give_clusters(give, &[], None);
         }
         Ok(())
+    }
+
+    /// The clusters that are admitted along with these names and not yet with the proxy. On the way
+    /// of a held call: most clusters of a large mesh are passed over by the end of their name.
+    fn other_subsets(&self, names: &[&str]) -> Vec<Arc<Stored>> {
+        let asked: Vec<_> = names
+            .iter()
+            .filter_map(|n| OutboundName::parse(n))
+            .collect();
+        let of_asked = |name: &str| {
+            asked.iter().any(|a| {
+                name.ends_with(a.host)
+                    && OutboundName::parse(name)
+                        .is_some_and(|o| (o.host, o.port) == (a.host, a.port))
+            })
+        };
+        let clusters = self.clusters.snapshot.iter().map(|Entry(s)| s);
+        let lacks = |s: &&Arc<Stored>| !self.clusters.holds(&s.name, s.version);
+        clusters
+            .filter(|s| of_asked(&s.name) && !names.contains(&&*s.name))
+            .filter(lacks)
+            .cloned()
+            .collect()
     }
 
     /// What stands under a name that istiod does not have: a cluster without endpoints, so that
@@ -139,7 +161,7 @@ impl Session {
     }
 
     fn report(&mut self, name: &str, service: ServicePort, now: bool) {
-        let protocol = self.protocol_of(name);
+        let protocol = self.protocol_of(name, &service);
         self.out.push(Output::Asked(Ask {
             service,
             protocol,
@@ -229,18 +251,15 @@ impl Session {
         }
     }
 
-    /// How a proxy speaks to a cluster: TCP if only listeners name it, HTTP if a route does.
-    fn protocol_of(&self, name: &str) -> Protocol {
-        let finder = memchr::memmem::Finder::new(name);
-        let named = |ledger: &Ledger| {
-            ledger
-                .snapshot
-                .iter()
-                .any(|Entry(s)| finder.find(&s.raw).is_some())
-        };
-        match (named(&self.listeners), named(&self.routes)) {
-            (true, false) => Protocol::Tcp,
-            _ => Protocol::Http,
+    /// How a proxy speaks to a cluster: TCP if a TCP proxy picks it, unless its port is sniffed: then
+    /// istiod makes a route configuration of its own for it, named after host and port
+    /// (pilot/pkg/networking/core/listener.go).
+    fn protocol_of(&self, name: &str, service: &ServicePort) -> Protocol {
+        let sniffed = || self.routes.watched.contains(service.to_string().as_str());
+        if self.tcp_clusters.contains(name) && !sniffed() {
+            Protocol::Tcp
+        } else {
+            Protocol::Http
         }
     }
 

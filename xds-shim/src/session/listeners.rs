@@ -24,6 +24,7 @@ impl Session {
         for resource in &response.resources {
             let lazy = self.make_lazy(resource);
             self.keep_referenced(&lazy.found);
+            self.tcp_clusters.extend(lazy.tcp_clusters);
             self.lazy_routes.extend(lazy.lazy_routes);
             self.plain_routes.extend(lazy.plain_routes);
             let raw = lazy.resource.as_deref().unwrap_or(&resource.raw);

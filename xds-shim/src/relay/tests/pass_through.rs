@@ -28,12 +28,12 @@ async fn both_kinds_of_ads_pass_byte_for_byte_with_the_callers_metadata() {
 async fn state_of_the_world_is_never_lazy() {
     let mut mesh = Mesh::start(Mode::OnDemand).await;
     let proxy = mesh.proxy(ads::SOTW_PATH).await;
-    proxy.send(&b"\x0a\x00"[..]).await;
-    mesh.upstream().await.request().await;
-    assert_eq!(
-        mesh.shared.streams.list()[0].treatment,
-        "state_of_the_world"
-    );
+    let request = b"\x0a\x03v-1\x12\x0a\x0a\x08router~1\x22\x01t";
+    proxy.send(&request[..]).await;
+    assert_eq!(mesh.upstream().await.request().await, &request[..]);
+    let streams = mesh.shared.streams.list();
+    assert_eq!(streams[0].treatment, "state_of_the_world");
+    assert_eq!(streams[0].proxy, "router~1");
 }
 
 #[tokio::test]
