@@ -5,6 +5,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help build demo fmt lint test
 
+# Where iptables and ip are; an ordinary user's PATH often lacks it.
+export PATH := $(PATH):/usr/sbin:/sbin
+
 # `make demo DEMO_FLAGS='--services 5000'`
 DEMO_FLAGS ?=
 

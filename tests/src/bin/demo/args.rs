@@ -35,7 +35,7 @@ impl Args {
         Ok(dir.join(name))
     }
 
-    /// Fails in one line when something is missing.
+    /// Fails in one line when something is missing. Makes the folder of log files, empty.
     pub(crate) fn check(&self) -> Result<()> {
         let own = [
             self.program("xds-shim")?,
@@ -58,8 +58,11 @@ impl Args {
                 bail!("{tool} is missing: install the package {package}");
             }
         }
-        std::fs::create_dir_all(self.logs())
-            .with_context(|| format!("cannot make {}", self.logs().display()))
+        let logs = self.logs();
+        if logs.exists() {
+            std::fs::remove_dir_all(&logs).with_context(|| logs.display().to_string())?;
+        }
+        std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())
     }
 
     /// The folder of log files.

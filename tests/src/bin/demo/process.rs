@@ -19,11 +19,15 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`; what it writes goes to `NAME.log` in `logs`.
+    /// Starts `command`; what it writes is added to `NAME.log` in `logs`.
     pub(crate) fn spawn(name: &str, command: Command, logs: &Path) -> Result<Self> {
         let mut command = command;
         let log = logs.join(format!("{name}.log"));
-        let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
         let err = out
             .try_clone()
             .with_context(|| format!("cannot write {}", log.display()))?;
