@@ -22,6 +22,8 @@ use crate::sandbox::{self, Entered, Rights, Sandbox};
 
 /// How long one test may take.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
+/// After so long, no run is under way any more.
+const RUN_LIMIT: Duration = Duration::from_secs(2 * 3600);
 /// How many runs' logs are kept.
 const KEPT_RUNS: usize = 5;
 
@@ -195,27 +197,57 @@ fn trial(test: Test, runtime: &Arc<Runtime>, mesh: &Mesh, alone: &Arc<RwLock<()>
     })
 }
 
-/// Makes `target/testbed/TIME-PID`, and removes the oldest of those that earlier runs left.
+/// Makes `target/testbed/SECONDS-NANOSECONDS`, and removes what earlier runs left there, but for the latest ones and
+/// those that may be running still.
 fn run_folder() -> Result<PathBuf> {
     let target = build_dir()?
         .parent()
         .context("target/debug without a parent")?
         .join("testbed");
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let mut earlier: Vec<_> = match std::fs::read_dir(&target) {
-        Ok(entries) => entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect(),
-        Err(_) => Vec::new(),
-    };
-    earlier.sort();
-    for old in earlier.iter().rev().skip(KEPT_RUNS - 1) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let earlier = std::fs::read_dir(&target).into_iter().flatten();
+    let names = earlier.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    for old in superseded(names.collect(), now.as_secs()) {
         // Another run may be removing it just now.
-        let _ = std::fs::remove_dir_all(old);
+        let _ = std::fs::remove_dir_all(target.join(old));
     }
     // The process id is 1 in every sandbox: the nanoseconds keep two runs of one second apart.
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos();
-    let folder = target.join(format!("{seconds}-{nanos:09}"));
+    let folder = target.join(format!("{}-{:09}", now.as_secs(), now.subsec_nanos()));
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     Ok(folder)
+}
+
+/// Which of the folders `names` can go at the time `now` (seconds).
+fn superseded(mut names: Vec<String>, now: u64) -> Vec<String> {
+    let is_over = |name: &str| {
+        let begun = name
+            .split_once('-')
+            .and_then(|(seconds, _)| seconds.parse::<u64>().ok());
+        begun.is_some_and(|begun| begun + RUN_LIMIT.as_secs() < now)
+    };
+    names.sort();
+    names.truncate(names.len().saturating_sub(KEPT_RUNS - 1));
+    names.retain(|name| is_over(name));
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KEPT_RUNS, superseded};
+
+    #[test]
+    fn the_latest_runs_and_those_that_may_be_running_stay() {
+        let names = |seconds: &[u64]| -> Vec<String> {
+            seconds.iter().map(|s| format!("{s}-000000001")).collect()
+        };
+        let now = 1_000_100_000;
+        let all: Vec<u64> = (0..10).map(|index| 1_000_000_000 + index).collect();
+        assert_eq!(
+            superseded(names(&all), now),
+            names(&all[..10 - (KEPT_RUNS - 1)])
+        );
+        let young: Vec<u64> = (0..10).map(|index| now - 60 + index).collect();
+        assert!(superseded(names(&young), now).is_empty());
+        assert!(superseded(vec!["not-ours".to_owned(); 10], now).is_empty());
+    }
 }
