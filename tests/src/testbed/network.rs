@@ -23,6 +23,8 @@ pub(super) const SERVICE_CIDR: &str = "10.96.0.0/16";
 pub(super) const ROOT: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
 /// istiod's address.
 pub const ISTIOD: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 2);
+/// An address of the root namespace that is on no loopback interface: istioctl looks for one to call itself by.
+const CALLER: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 3);
 /// On every veth's root side: the gateway each pod sees.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The user Istio's interception lets pass; Envoy and pilot-agent run as it.
@@ -52,6 +54,8 @@ pub(super) async fn set_up() -> Result<()> {
     for address in [ROOT, ISTIOD] {
         writeln!(ip, "address add {address}/32 dev lo")?;
     }
+    writeln!(ip, "link add caller type veth peer name caller-peer")?;
+    writeln!(ip, "address add {CALLER}/32 dev caller\nlink set caller up")?;
     // So that ClusterIPs are routable here at all; the translation happens before the route is followed.
     writeln!(ip, "route add {SERVICE_CIDR} dev lo src {ROOT}")?;
     output(Command::new("ip").args(["-batch", "-"]), &ip).await?;
