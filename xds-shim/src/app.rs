@@ -95,7 +95,6 @@ fn shared(
     let metrics = Metrics::new(registry, &store)?;
     let istiod = istiod(config)?;
     Ok(Shared {
-        others: istiod.channel(),
         istiod,
         graph: Graph::default(),
         reporter: config
@@ -107,6 +106,7 @@ fn shared(
         on_demand: OnDemandConfig::new(config.on_demand_timeout),
         default_mode: config.default_mode,
         metrics,
+        misunderstood: Shared::nobody_misunderstood(),
         streams: Streams::default(),
         drain,
     })

@@ -194,22 +194,18 @@ impl Controller {
         tokio::pin!(answers);
         let mut stored = None;
         loop {
-            let next = reporter.pending.lock().batch();
-            if let Some((sequence, observations)) = next {
-                let observations = observations.into_iter().map(observation).collect();
-                if batches
-                    .send(ReportRequest {
-                        sequence,
-                        observations,
-                    })
-                    .await
-                    .is_err()
-                {
-                    return Ok(());
-                }
-                continue;
-            }
+            let unsent = reporter.pending.lock().has_unsent();
+            // Sending waits beside the others: the call itself, and so the reading of what is sent,
+            // only goes on while it is polled.
             tokio::select! {
+                room = batches.reserve(), if unsent => {
+                    let Ok(room) = room else { return Ok(()) };
+                    let Some((sequence, observations)) = reporter.pending.lock().batch() else {
+                        continue;
+                    };
+                    let observations = observations.into_iter().map(observation).collect();
+                    room.send(ReportRequest { sequence, observations });
+                }
                 () = reporter.news.notified() => {}
                 // The answer's head may come only with the first batch.
                 begun = &mut answers, if stored.is_none() => {
@@ -243,3 +239,6 @@ fn observation(((workload, dependency), seen): Seen) -> Observation {
         seen: seen.map(Into::into),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// How many services learned here and not yet confirmed by the controller are remembered.
+/// How many services learned here and not yet confirmed by the controller are remembered: of all
+/// workloads, and of one, so that none takes all the room.
 const MOST_LOCAL: usize = 100_000;
+const MOST_LOCAL_OF_ONE: usize = 1000;
 
 /// What is known about one workload.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +30,14 @@ pub struct Known {
 struct Record {
     mode: Option<Mode>,
     services: BTreeSet<ServicePort>,
+}
+
+impl Record {
+    /// Whether it names a service; port 0 stands for every port.
+    fn has(&self, service: &ServicePort) -> bool {
+        let every = ServicePort::new(&service.host, 0);
+        self.services.contains(service) || self.services.contains(&every)
+    }
 }
 
 /// The state of the graph as the controller gave it, and what was learned here meanwhile.
@@ -102,18 +112,12 @@ impl View {
 
     /// Remembers what was learned here, until the controller confirms it. Whether it is new.
     pub fn learned(&mut self, workload: &Workload, service: &ServicePort) -> bool {
-        let known = self
-            .workloads
-            .get(workload)
-            .is_some_and(|r| r.services.contains(service));
-        if known || self.local_count >= MOST_LOCAL {
+        let record = self.workloads.get(workload);
+        if record.is_some_and(|r| r.has(service)) || self.local_count >= MOST_LOCAL {
             return false;
         }
-        let new = self
-            .local
-            .entry(workload.clone())
-            .or_default()
-            .insert(service.clone());
+        let local = self.local.entry(workload.clone()).or_default();
+        let new = local.len() < MOST_LOCAL_OF_ONE && local.insert(service.clone());
         self.local_count += usize::from(new);
         new
     }
@@ -121,7 +125,7 @@ impl View {
     fn forget_confirmed(&mut self) {
         self.local.retain(|workload, services| {
             if let Some(record) = self.workloads.get(workload) {
-                services.retain(|s| !record.services.contains(s));
+                services.retain(|s| !record.has(s));
             }
             !services.is_empty()
         });
@@ -183,8 +187,9 @@ impl Graph {
     /// See [`View::apply`]. Tells the streams whom it concerns.
     pub fn apply(&self, update: api::WatchResponse) -> Vec<String> {
         let mut shared = self.0.lock();
+        let concerns = Concerns::of(&shared.view, &update);
         let skipped = shared.view.apply(update);
-        shared.tell_all();
+        shared.tell_all(&concerns);
         let heard = shared.view.heard;
         shared
             .heard
@@ -261,12 +266,55 @@ impl Shared {
     }
 
     /// Also forgets followers that are gone, so that their number stays that of live workloads.
-    fn tell_all(&mut self) {
+    fn tell_all(&mut self, concerns: &Concerns) {
         self.followers
             .retain(|_, sender| sender.receiver_count() > 0);
-        let workloads: Vec<_> = self.followers.keys().cloned().collect();
-        for workload in workloads {
+        let followed = self.followers.keys().filter(|w| concerns.has(w));
+        for workload in followed.cloned().collect::<Vec<_>>() {
             self.tell(&workload);
+        }
+    }
+}
+
+/// Whom an update concerns.
+enum Concerns {
+    /// A part of a state that is not complete yet.
+    Nobody,
+    Everybody,
+    These {
+        workloads: HashSet<Workload>,
+        namespaces: HashSet<String>,
+    },
+}
+
+impl Concerns {
+    fn of(view: &View, update: &api::WatchResponse) -> Self {
+        match (&view.coming, update.snapshot_complete) {
+            (Some(_), false) => Self::Nobody,
+            (_, true) => Self::Everybody,
+            (None, false) => {
+                let states = update.workloads.iter().filter_map(|s| s.workload.clone());
+                let named = states.chain(update.removed.iter().cloned());
+                Self::These {
+                    workloads: named.filter_map(|w| w.try_into().ok()).collect(),
+                    namespaces: update
+                        .namespaces
+                        .iter()
+                        .map(|n| n.namespace.clone())
+                        .collect(),
+                }
+            }
+        }
+    }
+
+    fn has(&self, workload: &Workload) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Everybody => true,
+            Self::These {
+                workloads,
+                namespaces,
+            } => workloads.contains(workload) || namespaces.contains(workload.namespace()),
         }
     }
 }

@@ -63,6 +63,11 @@ impl Pending {
         Some((self.sequence, with_times.collect()))
     }
 
+    /// Whether there is a batch to send.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     /// Every batch up to this one is stored.
     pub fn stored(&mut self, sequence: u64) {
         while let Some((_, edge)) = self.sent.pop_front_if(|(of, _)| *of <= sequence) {

@@ -91,11 +91,13 @@ fn is_letter(byte: u8) -> bool {
 /// When the bytes are not such a message.
 pub fn beside_routes(route_configuration: &[u8]) -> Result<Found, Error> {
     let mut found = Found::default();
-    // Nothing is changed: each record is either looked at or gone down into.
+    // RouteConfiguration.request_mirror_policies = 13, VirtualHost.request_mirror_policies = 22.
+    found.unknowable |= mirrors_by_header(route_configuration, 13)?;
     visit(route_configuration, 2, &mut found, |virtual_host, found| {
+        found.unknowable |= mirrors_by_header(virtual_host, 22)?;
         visit(virtual_host, 3, found, |route, found| {
             visit(route, 2, found, |action, found| {
-                found.unknowable |= mirrors_by_header(action)?;
+                found.unknowable |= mirrors_by_header(action, 30)?;
                 beside_picked(action, 1, 3, found)
             })
         })
@@ -103,9 +105,10 @@ pub fn beside_routes(route_configuration: &[u8]) -> Result<Found, Error> {
     Ok(found)
 }
 
-/// RouteAction.request_mirror_policies = 30 with cluster_header = 5.
-fn mirrors_by_header(action: &[u8]) -> Result<bool, Error> {
-    wire::each(action, 30).try_fold(false, |seen, policy| {
+/// Whether the RequestMirrorPolicy records in a field name a cluster_header (5). RouteAction has them
+/// in field 30.
+fn mirrors_by_header(message: &[u8], policies: u32) -> Result<bool, Error> {
+    wire::each(message, policies).try_fold(false, |seen, policy| {
         Ok(seen || !wire::string(policy?, 5)?.is_empty())
     })
 }

@@ -16,6 +16,7 @@ use crate::streams::Streams;
 use dependency_graph::Mode;
 use mesh_runtime::drain::Drain;
 use mesh_runtime::grpc::Dialer;
+use moka::sync::Cache;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -25,7 +26,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
 
 /// The largest request taken from a proxy. istiod itself takes 4 MiB; a pod cannot make the shim
 /// hold more than this for a stream before istiod has had its say.
@@ -36,8 +36,6 @@ const MOST_REQUEST_BYTES: usize = 16 << 20;
 pub struct Shared {
     /// To istiod.
     pub istiod: Dialer,
-    /// For calls other than ADS.
-    pub others: Channel,
     /// What the controller says.
     pub graph: Graph,
     /// What is told to the controller; `None` without one.
@@ -52,10 +50,22 @@ pub struct Shared {
     pub default_mode: Mode,
     /// Counters.
     pub metrics: Metrics,
+    /// Proxies whose on-demand stream ended by an error of ours: they get everything for a while.
+    pub misunderstood: Cache<String, ()>,
     /// The open streams.
     pub streams: Streams,
     /// When to end.
     pub drain: Drain,
+}
+
+impl Shared {
+    /// An empty [`Shared::misunderstood`].
+    pub fn nobody_misunderstood() -> Cache<String, ()> {
+        Cache::builder()
+            .max_capacity(10_000)
+            .time_to_live(MISUNDERSTOOD_FOR)
+            .build()
+    }
 }
 
 /// See the module.
@@ -99,6 +109,9 @@ fn metadata_for_istiod(mut metadata: MetadataMap) -> MetadataMap {
     metadata.remove("x-forwarded-client-cert");
     metadata
 }
+
+/// How long a proxy gets everything after an error of ours.
+const MISUNDERSTOOD_FOR: Duration = Duration::from_secs(600);
 
 /// How long a proxy may take for its first message.
 const FIRST_MESSAGE: Duration = Duration::from_secs(60);

@@ -25,6 +25,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// How many names that istiod does not know a proxy may ask for on one stream.
 pub const MOST_UNKNOWN_NAMES: usize = 10_000;
+/// How long a cluster's name may be; Kubernetes' and Istio's own end at some 350.
+pub const MOST_NAME_BYTES: usize = 1024;
 /// How many responses of one type a proxy may leave unacknowledged.
 pub const MOST_OPEN_RESPONSES: usize = 10_000;
 
@@ -39,11 +41,6 @@ pub enum Error {
         /// What is wrong with it.
         error: wire::Error,
     },
-    /// The proxy asks for more unknown names than is sane.
-    #[error(
-        "the proxy asked for more than {MOST_UNKNOWN_NAMES} clusters that istiod does not know"
-    )]
-    TooManyUnknownNames,
     /// The proxy takes responses and never answers them.
     #[error("the proxy left more than {MOST_OPEN_RESPONSES} responses unacknowledged")]
     TooManyOpenResponses,
@@ -117,6 +114,8 @@ pub struct Session {
     /// Those of them that istiod does not have, given when it does; and whether they were asked for
     /// on this stream.
     unknown: HashMap<Box<str>, bool>,
+    /// What was asked for on an earlier stream and is not yet said.
+    unreported: Vec<(Box<str>, ServicePort, bool)>,
     /// Set when something makes holding impossible: everything is given.
     whole: Option<&'static str>,
     clusters: Ledger,
@@ -128,6 +127,10 @@ pub struct Session {
     tcp_clusters: BTreeSet<String>,
     lazy_routes: BTreeSet<String>,
     plain_routes: BTreeSet<String>,
+    /// EDS names of clusters that were given because something refers to them, and are not answered.
+    awaited: HashSet<Box<str>>,
+    /// Responses that refer to clusters whose endpoints are awaited, and what must not overtake them.
+    held_back: Vec<Bytes>,
     out: Vec<Output>,
 }
 
@@ -150,6 +153,7 @@ impl Session {
             admitted,
             asked: HashSet::new(),
             unknown: HashMap::new(),
+            unreported: Vec::new(),
             whole: None,
             clusters: Ledger::new(ads::CDS),
             endpoints: Ledger::new(ads::EDS),
@@ -159,6 +163,8 @@ impl Session {
             tcp_clusters: BTreeSet::new(),
             lazy_routes: BTreeSet::new(),
             plain_routes: BTreeSet::new(),
+            awaited: HashSet::new(),
+            held_back: Vec::new(),
             out: Vec::new(),
         }
     }
@@ -176,7 +182,7 @@ impl Session {
             self.node = Some(node);
         }
         match request.type_url.as_str() {
-            ads::CDS => self.clusters_asked(&request)?,
+            ads::CDS => self.clusters_asked(&request),
             ads::EDS => self.named_asked(&request, |s| &mut s.endpoints),
             ads::LDS => self.listeners_asked(&request),
             ads::RDS => self.named_asked(&request, |s| &mut s.routes),
@@ -186,19 +192,7 @@ impl Session {
                 self.out.push(Output::ToIstiod(raw.clone()));
             }
         }
-        let open = [
-            &self.clusters,
-            &self.endpoints,
-            &self.listeners,
-            &self.routes,
-        ];
-        if open
-            .iter()
-            .any(|l| l.open_responses() > MOST_OPEN_RESPONSES)
-        {
-            return Err(Error::TooManyOpenResponses);
-        }
-        Ok(std::mem::take(&mut self.out))
+        self.finish()
     }
 
     /// Takes in a message of istiod's.
@@ -219,8 +213,28 @@ impl Session {
                 let mut found = Found::default();
                 references::anywhere(raw, &mut found);
                 self.keep_referenced(&found);
-                self.out.push(Output::ToProxy(raw.clone()));
+                self.give_behind_referenced(raw.clone());
             }
+        }
+        self.finish()
+    }
+
+    /// What is to be done about the message that was just taken in.
+    fn finish(&mut self) -> Result<Vec<Output>, Error> {
+        if !self.unreported.is_empty() {
+            self.report_late();
+        }
+        let open = [
+            &self.clusters,
+            &self.endpoints,
+            &self.listeners,
+            &self.routes,
+        ];
+        if open
+            .iter()
+            .any(|l| l.open_responses() > MOST_OPEN_RESPONSES)
+        {
+            return Err(Error::TooManyOpenResponses);
         }
         Ok(std::mem::take(&mut self.out))
     }
@@ -276,6 +290,43 @@ impl Session {
         }
         if new {
             self.give_admitted();
+            self.await_endpoints(found);
+        }
+    }
+
+    /// What refers to a cluster waits for its endpoints: Envoy refuses a listener whose access log
+    /// names a cluster that is not active yet, and loses a mirror to one. istiod answers every name.
+    fn await_endpoints(&mut self, found: &Found) {
+        for name in &found.names {
+            let stored = self.clusters.get(name);
+            if let Some(Ok(Some(eds))) = stored.map(|s| crate::cluster::eds_name(&s.raw))
+                && self.endpoints.get(eds).is_none()
+            {
+                self.awaited.insert(eds.into());
+            }
+        }
+    }
+
+    /// Sends a response that may refer to clusters, in its turn.
+    fn give_behind_referenced(&mut self, response: Bytes) {
+        if self.awaited.is_empty() {
+            self.out.push(Output::ToProxy(response));
+        } else {
+            self.held_back.push(response);
+        }
+    }
+
+    /// Endpoints came: what waited for them goes out behind them.
+    fn release(&mut self, names: impl Iterator<Item = impl AsRef<str>>) {
+        if self.awaited.is_empty() {
+            return;
+        }
+        for name in names {
+            self.awaited.remove(name.as_ref());
+        }
+        if self.awaited.is_empty() {
+            self.out
+                .extend(self.held_back.drain(..).map(Output::ToProxy));
         }
     }
 

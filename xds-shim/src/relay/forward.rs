@@ -15,17 +15,20 @@ pub(super) async fn forward(shared: &Shared, mut request: http::Request<Body>) -
     // Only the path is the caller's; where it goes is not.
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| http::Uri::from_static("/"), http::Uri::from);
-    let mut channel = shared.others.clone();
-    let answer = match channel.ready().await {
-        Ok(ready) => ready.call(request).await,
-        Err(error) => Err(error),
-    };
-    answer.unwrap_or_else(|error| {
-        tracing::warn!(istiod = shared.istiod.address(), %error, "call not relayed");
+    call(shared, request).await.unwrap_or_else(|reason| {
+        tracing::warn!(istiod = shared.istiod.address(), reason, "call not relayed");
         let text = format!(
             "xds-shim cannot reach istiod at {}",
             shared.istiod.address()
         );
         Status::unavailable(text).into_http()
     })
+}
+
+/// On a connection of its own: these calls are few, and one whose answer is not read must not hold up
+/// another's.
+async fn call(shared: &Shared, request: http::Request<Body>) -> Result<Response, String> {
+    let mut channel = shared.istiod.connect().await.map_err(|e| e.to_string())?;
+    let ready = channel.ready().await.map_err(|e| e.to_string())?;
+    ready.call(request).await.map_err(|e| e.to_string())
 }

@@ -22,7 +22,7 @@ use futures::{FutureExt, StreamExt, TryFutureExt};
 use http::uri::PathAndQuery;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
@@ -31,6 +31,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Bytes that may wait for a side that does not take them, before the stream is ended.
 const MOST_WAITING: usize = 256 << 20;
+
+/// How long a proxy may take to hear why its stream ends.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Which of the two kinds of ADS a stream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +144,10 @@ async fn run(
         unlisted: false,
     };
     let end = relay.run(first).await;
+    if end.by == "shim" && head.workload().is_some() {
+        // It would end in the same way again: the proxy gets everything for a while.
+        shared.misunderstood.insert(head.proxy.id.clone(), ());
+    }
     shared.metrics.streams.with_label_values(&[label]).dec();
     shared.metrics.ended.with_label_values(&[end.by]).inc();
     let why = end.status.as_ref().map(ToString::to_string);
@@ -206,6 +213,12 @@ impl Head {
                 decided: whole(Reason::NotUnderstood),
             };
         };
+        if shared.misunderstood.contains_key(&proxy.id) {
+            return Self {
+                proxy,
+                decided: whole(Reason::NotUnderstood),
+            };
+        }
         if shared.reporter.is_some() {
             let heard = shared.graph.heard();
             let _ = tokio::time::timeout_at(shared.wait_for_controller, heard).await;
@@ -258,6 +271,7 @@ impl Lazy {
 enum Event {
     ProxyTakes,
     IstiodTakes,
+    IstiodTakesNoMore,
     FromProxy(Bytes),
     FromIstiod(Bytes),
     Known(Known),
@@ -297,13 +311,24 @@ struct Relaying {
 
 impl Relaying {
     async fn run(mut self, first: Bytes) -> End {
-        let end = match self.request(first) {
+        // The mode may have changed between the decision and the first look at what is followed.
+        let known = self
+            .known
+            .as_mut()
+            .map(|known| known.borrow_and_update().clone());
+        let begun = match known {
+            Some(known) => self
+                .learned_elsewhere(&known)
+                .and_then(|()| self.request(first)),
+            None => self.request(first),
+        };
+        let end = match begun {
             Ok(()) => self.relay().await,
             Err(end) => end,
         };
         if let Some(status) = end.status.clone() {
-            // The proxy may be gone, or not reading: it does not matter any more.
-            let _ = self.to_proxy.try_send(Err(status));
+            // The proxy may be gone, or not reading: then it does not matter any more.
+            let _ = tokio::time::timeout(LAST_WORD, self.to_proxy.send(Err(status))).await;
         }
         end
     }
@@ -317,6 +342,13 @@ impl Relaying {
             let step = match event {
                 Event::ProxyTakes => self.send_to_proxy(),
                 Event::IstiodTakes => self.send_to_istiod(),
+                Event::IstiodTakesNoMore => match self.from_istiod.next().now_or_never() {
+                    Some(Some(Err(status))) => Err(End::new("istiod", status)),
+                    _ => Err(End::new(
+                        "istiod",
+                        Status::unavailable("istiod ended the stream"),
+                    )),
+                },
                 Event::FromProxy(message) => self.request(message),
                 Event::FromIstiod(message) => self.response(&message),
                 Event::Known(known) => self.learned_elsewhere(&known),
@@ -337,8 +369,7 @@ impl Relaying {
             },
             room = self.to_istiod.reserve(), if !self.for_istiod.is_empty() => match room {
                 Ok(_) => Event::IstiodTakes,
-                // The call is over; the side that reads responses says why.
-                Err(_) => Event::of_istiod(self.from_istiod.next().await),
+                Err(_) => Event::IstiodTakesNoMore,
             },
             message = self.from_proxy.message() => match message {
                 Ok(Some(message)) => Event::FromProxy(message),
@@ -529,9 +560,7 @@ impl From<crate::session::Error> for End {
             match error {
                 Error::Decode { from: "istiod", .. } => Status::internal(text),
                 Error::Decode { .. } => Status::invalid_argument(text),
-                Error::TooManyUnknownNames | Error::TooManyOpenResponses => {
-                    Status::resource_exhausted(text)
-                }
+                Error::TooManyOpenResponses => Status::resource_exhausted(text),
             },
         )
     }

@@ -17,7 +17,7 @@ mod on_demand;
 mod pass_through;
 
 /// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future)
@@ -155,7 +155,6 @@ impl Mesh {
         let drain = Drain::new(Duration::from_secs(5));
         let istiod = Dialer::new(istiod, None, None).unwrap();
         let shared = Arc::new(Shared {
-            others: istiod.channel(),
             istiod,
             graph: Graph::default(),
             reporter: None,
@@ -164,6 +163,7 @@ impl Mesh {
             store,
             on_demand: OnDemandConfig::new(Duration::from_secs(5)),
             default_mode,
+            misunderstood: Shared::nobody_misunderstood(),
             streams: Streams::default(),
             drain: drain.clone(),
         });

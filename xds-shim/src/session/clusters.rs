@@ -1,7 +1,7 @@
 //! Clusters: held, asked for on demand, given.
 
 use super::ledger::{Entry, Ledger};
-use super::{Ask, Error, MOST_UNKNOWN_NAMES, Output, Session};
+use super::{Ask, MOST_NAME_BYTES, MOST_UNKNOWN_NAMES, Output, Session};
 use crate::ads::{DeltaRequest, DeltaResponse};
 use crate::cluster::{self, OutboundName, ServicePort};
 use crate::references::{self, Found};
@@ -12,12 +12,9 @@ use std::sync::Arc;
 
 impl Session {
     /// A cluster request of the proxy's: its first, an acknowledgement, or names asked for on demand.
-    pub(super) fn clusters_asked(&mut self, request: &DeltaRequest) -> Result<(), Error> {
+    pub(super) fn clusters_asked(&mut self, request: &DeltaRequest) {
         self.settle(request, |s| &mut s.clusters);
-        for name in &request.unsubscribe {
-            self.asked.remove(name.as_str());
-            self.unknown.remove(name.as_str());
-        }
+        self.forget_asked(&request.unsubscribe);
         let first = !self.clusters.asked;
         if first {
             self.clusters.open(request);
@@ -27,9 +24,8 @@ impl Session {
         }
         let names: Vec<&str> = Ledger::named(request).collect();
         if !names.is_empty() {
-            self.names_asked(&names, !first)?;
+            self.names_asked(&names, !first);
         }
-        Ok(())
     }
 
     /// What the proxy brought along from an earlier stream it goes on having: connections run on it.
@@ -43,30 +39,67 @@ impl Session {
 
     /// Names asked for on demand. On the first request of a stream Envoy lists every name it ever
     /// asked for (FACTS, trap 2): those were not asked for just now.
-    fn names_asked(&mut self, names: &[&str], now: bool) -> Result<(), Error> {
+    fn names_asked(&mut self, names: &[&str], now: bool) {
         let mut give = Vec::new();
-        for name in names {
-            self.asked.insert((*name).into());
-            let outbound = OutboundName::parse(name);
-            let new = outbound.is_some_and(|o| self.admitted.insert(o.service_port()));
-            if let Some(stored) = self.clusters.get(name) {
-                give.push(Arc::clone(stored));
-                if let Some(outbound) = outbound.filter(|_| new || !now) {
-                    self.report(name, outbound.service_port(), now);
-                }
+        for name in names.iter().filter(|n| n.len() <= MOST_NAME_BYTES) {
+            if let Some(stored) = self.clusters.get(name).cloned() {
+                self.asked.insert((*name).into());
+                self.admit_asked(name, now);
+                give.push(stored);
             } else {
-                self.unknown.insert((*name).into(), now);
+                // Beyond the bound it is answered, but not remembered.
+                if self.unknown.len() < self.most_unknown() {
+                    self.asked.insert((*name).into());
+                    self.unknown.insert((*name).into(), now);
+                }
                 give.push(self.stand_in(name));
             }
         }
-        if self.unknown.len() > MOST_UNKNOWN_NAMES {
-            return Err(Error::TooManyUnknownNames);
-        }
         if self.clusters.answered {
+            // The other subsets of what was asked for come along.
             give.extend(self.other_subsets(names));
             self.give_clusters(give, &[], None);
         }
-        Ok(())
+    }
+
+    /// Before istiod's first answer every name is unknown.
+    fn most_unknown(&self) -> usize {
+        if self.clusters.answered {
+            MOST_UNKNOWN_NAMES
+        } else {
+            10 * MOST_UNKNOWN_NAMES
+        }
+    }
+
+    /// Admits what was asked for and is there; says so if it is new.
+    fn admit_asked(&mut self, name: &str, now: bool) {
+        let Some(outbound) = OutboundName::parse(name) else {
+            return;
+        };
+        let service = outbound.service_port();
+        if self.admitted.insert(service.clone()) || !now {
+            let ask = (Box::from(name), service, now);
+            if now {
+                self.report(&ask)
+            } else {
+                self.unreported.push(ask)
+            }
+        }
+    }
+
+    /// Names the proxy does not ask for any longer; Envoy never says so.
+    fn forget_asked(&mut self, names: &[String]) {
+        let mut removed = Vec::new();
+        for name in names {
+            self.asked.remove(name.as_str());
+            let unknown = self.unknown.remove(name.as_str()).is_some();
+            if unknown && self.clusters.proxy.contains_key(name.as_str()) {
+                removed.push(Box::from(name.as_str()));
+            }
+        }
+        if !removed.is_empty() {
+            self.give_clusters(Vec::new(), &removed, None);
+        }
     }
 
     /// The clusters that are admitted along with these names and not yet with the proxy. On the way
@@ -104,11 +137,17 @@ impl Session {
     /// A push of clusters.
     pub(super) fn clusters_came(&mut self, response: &DeltaResponse) {
         let first = self.clusters.heard(&response.nonce, &response.origin);
-        let mut give = Vec::new();
+        let mut came = Vec::with_capacity(response.resources.len());
         for resource in &response.resources {
             let stored = self.store.keep(&resource.name, &resource.raw);
             self.clusters.put(Arc::clone(&stored));
-            self.found_at_last(&stored.name);
+            if let Some(now) = self.unknown.remove(&stored.name) {
+                self.admit_asked(&stored.name, now);
+            }
+            came.push(stored);
+        }
+        let mut give = Vec::new();
+        for stored in came {
             if self.clusters.holds(&stored.name, stored.version) {
                 self.note_cluster_of_endpoints(&stored);
             } else if self.gives(&stored.name) {
@@ -118,6 +157,7 @@ impl Session {
         for name in &response.removed {
             self.clusters.snapshot.remove(name.as_str());
         }
+        self.forget_surplus();
         let mut removed = Vec::new();
         for name in self.gone(response, first) {
             if !self.asked.contains(&name) {
@@ -133,6 +173,16 @@ impl Session {
             self.give_clusters(give, &removed, Some(response.nonce.clone()));
         } else {
             self.acknowledge(&response.type_url, &response.nonce);
+        }
+    }
+
+    /// After the first answer, what is still unknown is kept within its bound.
+    fn forget_surplus(&mut self) {
+        let surplus = self.unknown.len().saturating_sub(MOST_UNKNOWN_NAMES);
+        let names: Vec<_> = self.unknown.keys().take(surplus).cloned().collect();
+        for name in names {
+            self.unknown.remove(&name);
+            self.asked.remove(&name);
         }
     }
 
@@ -152,21 +202,25 @@ impl Session {
             .collect()
     }
 
-    /// A cluster that was asked for before istiod had it.
-    fn found_at_last(&mut self, name: &str) {
-        let asked = self.unknown.remove(name);
-        if let Some((now, outbound)) = asked.zip(OutboundName::parse(name)) {
-            self.report(name, outbound.service_port(), now);
-        }
-    }
-
-    fn report(&mut self, name: &str, service: ServicePort, now: bool) {
-        let protocol = self.protocol_of(name, &service);
+    /// Says what was asked for, and how the proxy is going to speak to it.
+    fn report(&mut self, (name, service, now): &(Box<str>, ServicePort, bool)) {
+        let protocol = self.protocol_of(name, service);
+        let service = service.clone();
         self.out.push(Output::Asked(Ask {
             service,
             protocol,
-            now,
+            now: *now,
         }));
+    }
+
+    /// Says what was asked for on an earlier stream, once listeners and routes tell its protocol.
+    pub(super) fn report_late(&mut self) {
+        let routes_known = self.routes.answered || self.lazy_routes.is_empty();
+        if self.listeners.answered && routes_known {
+            for ask in std::mem::take(&mut self.unreported) {
+                self.report(&ask);
+            }
+        }
     }
 
     /// Sends what is admitted and not yet with the proxy.

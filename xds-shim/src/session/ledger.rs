@@ -154,8 +154,9 @@ impl Ledger {
         writer.finish()
     }
 
-    /// Takes in an acknowledgement. What the proxy refused it does not hold: Envoy applies the
-    /// valid part of a push, but which part that is, it does not say.
+    /// Takes in an acknowledgement. Of what the proxy refused nobody knows what it holds: Envoy
+    /// applies the valid part of a push, and does not say which part that is. So it is sent again
+    /// when it comes again, and removed when it goes.
     pub(super) fn settle(&mut self, request: &DeltaRequest) -> Settled {
         let Some(at) = self.in_flight.iter().position(|f| f.nonce == request.nonce) else {
             return Settled::Nothing;
@@ -164,7 +165,9 @@ impl Ledger {
         for flight in self.in_flight.drain(..=at) {
             if request.error_detail.is_some() && flight.nonce == request.nonce {
                 for name in &flight.names {
-                    self.proxy.remove(name);
+                    if let Some(version) = self.proxy.get_mut(name) {
+                        *version = None;
+                    }
                 }
                 let nonce = flight
                     .upstream

@@ -1,9 +1,9 @@
 //! Listeners: given as they come, but made to ask on demand.
 
-use super::{Output, Session};
+use super::Session;
 use crate::ads::{DeltaRequest, DeltaResponse, Resource};
 use crate::listener::{self, Lazy};
-use crate::references;
+use crate::references::{self, Found};
 use std::sync::Arc;
 
 impl Session {
@@ -26,7 +26,9 @@ impl Session {
             self.keep_referenced(&lazy.found);
             self.tcp_clusters.extend(lazy.tcp_clusters);
             self.lazy_routes.extend(lazy.lazy_routes);
-            self.plain_routes.extend(lazy.plain_routes);
+            for name in lazy.plain_routes {
+                self.used_where_nothing_asks(name);
+            }
             let raw = lazy.resource.as_deref().unwrap_or(&resource.raw);
             let stored = self.store.keep(&resource.name, raw);
             self.listeners.put(Arc::clone(&stored));
@@ -61,9 +63,21 @@ impl Session {
             let upstream = Some(response.nonce.clone());
             let resources = give.iter().map(|s| (&**s, s.version));
             let response = self.listeners.respond(nonce, upstream, resources, &removed);
-            self.out.push(Output::ToProxy(response));
+            self.give_behind_referenced(response);
         } else {
             self.acknowledge(&response.type_url, &response.nonce);
+        }
+    }
+
+    /// Routes that came while only listeners that ask used them keep all their clusters from now on.
+    fn used_where_nothing_asks(&mut self, routes: String) {
+        let stored = self.routes.get(&routes).cloned();
+        if self.plain_routes.insert(routes)
+            && let Some(stored) = stored
+        {
+            let mut found = Found::default();
+            references::anywhere(&stored.raw, &mut found);
+            self.keep_referenced(&found);
         }
     }
 

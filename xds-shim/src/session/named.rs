@@ -45,6 +45,7 @@ impl Session {
             }
         }
         self.give_named(&have, &[], ledger, None);
+        self.release(request.unsubscribe.iter());
         if !new.subscribe.is_empty() || !new.unsubscribe.is_empty() {
             self.ask_istiod(new);
         }
@@ -54,6 +55,8 @@ impl Session {
     pub(super) fn endpoints_came(&mut self, response: &DeltaResponse) {
         let came = self.take_in(response, |s| &mut s.endpoints);
         self.give_or_acknowledge(&came, response, |s| &mut s.endpoints);
+        let names = response.resources.iter().map(|r| &r.name);
+        self.release(names.chain(&response.removed));
     }
 
     /// Routes from istiod. What they mirror to is given before them.
@@ -110,8 +113,16 @@ impl Session {
         for stored in &came {
             books.put(Arc::clone(stored));
         }
+        // What istiod took away it does not send again by itself: it is asked for anew when needed.
+        let mut gone = books.request();
         for name in &response.removed {
             books.snapshot.remove(name.as_str());
+            if books.watched.remove(name.as_str()) {
+                gone.unsubscribe.push(name.clone());
+            }
+        }
+        if !gone.unsubscribe.is_empty() {
+            self.ask_istiod(gone);
         }
         came
     }
@@ -151,6 +162,7 @@ impl Session {
             })
             .collect();
         let books = ledger(self);
+        let type_url = books.type_url;
         let give: Vec<_> = candidates
             .iter()
             .zip(versions)
@@ -162,7 +174,10 @@ impl Session {
         }
         let nonce = self.nonce();
         let response = ledger(self).respond(nonce, upstream, give.into_iter(), removed);
-        self.out.push(Output::ToProxy(response));
+        match type_url {
+            ads::EDS => self.out.push(Output::ToProxy(response)),
+            _ => self.give_behind_referenced(response),
+        }
         true
     }
 }

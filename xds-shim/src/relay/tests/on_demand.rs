@@ -150,17 +150,24 @@ async fn a_label_taken_off_ends_lazy_streams_so_that_they_get_everything() {
 }
 
 #[tokio::test]
-async fn nonsense_from_either_side_ends_that_stream_only() {
+async fn a_stream_that_ends_by_our_error_ends_alone_and_is_whole_the_next_time() {
     let mut mesh = Mesh::start(Mode::OnDemand).await;
     let (mut good, _upstream, _) = lazy(&mut mesh).await;
-    let (mut bad, _up_bad, _) = lazy(&mut mesh).await;
-    bad.send(&b"\xff\xff"[..]).await;
-    assert_eq!(bad.end().await.code(), Code::InvalidArgument);
     let (mut bad, up_bad, _) = lazy(&mut mesh).await;
     up_bad.respond(&b"\xff\xff"[..]).await;
     assert_eq!(bad.end().await.code(), Code::Internal);
+    let (_again, _up_again, answer) = lazy(&mut mesh).await;
+    assert_eq!(names(&answer), ["PassthroughCluster", A]);
     good.send(asking(A).encode()).await;
     assert_eq!(names(&good.delta_response().await), [A]);
+}
+
+#[tokio::test]
+async fn a_proxy_that_sends_nonsense_is_told_so() {
+    let mut mesh = Mesh::start(Mode::OnDemand).await;
+    let (mut bad, _upstream, _) = lazy(&mut mesh).await;
+    bad.send(&b"\xff\xff"[..]).await;
+    assert_eq!(bad.end().await.code(), Code::InvalidArgument);
 }
 
 #[tokio::test]

@@ -106,3 +106,27 @@ fn another_eds_name_is_followed() {
     let mut stream = Stream::started(&[], &[renamed]);
     assert_eq!(stream.asks(ads::CDS, &[A]).subscribed(), ["elsewhere"]);
 }
+
+#[test]
+fn endpoints_that_istiod_takes_away_are_asked_for_anew() {
+    let mut stream = Stream::started(&[a()], &[cluster(A)]);
+    stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
+    let seen = stream.push(ads::EDS, "e2", &[], &[A]);
+    assert_eq!(
+        (
+            seen.removed(),
+            seen.to_istiod[0].resource_names_unsubscribe.clone()
+        ),
+        (vec![A], vec![A.to_owned()])
+    );
+    let seen = stream.pushes(
+        ads::CDS,
+        "c2",
+        &[cluster_with(A, |c| c.alt_stat_name = "x".into())],
+    );
+    assert_eq!((seen.given(), seen.subscribed()), (vec![A], vec![A]));
+    assert_eq!(
+        stream.pushes(ads::EDS, "e3", &[endpoints(A, 1)]).given(),
+        [A]
+    );
+}

@@ -5,18 +5,69 @@ use super::*;
 const MIRROR: &str = "outbound|80||mirror.shop.svc.cluster.local";
 
 #[test]
-fn a_mirrors_target_is_given_before_the_route_that_mirrors() {
+fn a_mirrors_target_is_active_before_the_route_that_mirrors() {
     let mut stream = Stream::started(&[], &[cluster(A), cluster(MIRROR)]);
     stream.asks(ads::LDS, &[]);
     stream.pushes(ads::LDS, "l1", &[http_listener("0.0.0.0_80", "80")]);
     stream.asks(ads::RDS, &["80"]);
     let seen = stream.pushes(ads::RDS, "r1", &[routes("80", A, &[MIRROR])]);
-    assert_eq!(seen.order(), ["Cluster", "RouteConfiguration"]);
     assert_eq!(
         (seen.given(), seen.subscribed()),
-        (vec![MIRROR, "80"], vec![MIRROR])
+        (vec![MIRROR], vec![MIRROR])
     );
     assert!(seen.asks.is_empty(), "kept is not learned");
+    let seen = stream.pushes(ads::EDS, "e1", &[endpoints(MIRROR, 1)]);
+    assert_eq!(
+        seen.order(),
+        ["ClusterLoadAssignment", "RouteConfiguration"]
+    );
+    assert_eq!(
+        stream.acks(&seen.to_proxy[1]).acknowledged(),
+        [("r1", false)]
+    );
+}
+
+#[test]
+fn nothing_overtakes_what_is_held_back() {
+    let mut stream = Stream::started(&[], &[cluster(A), cluster(MIRROR), cluster(B)]);
+    stream.asks(ads::LDS, &[]);
+    stream.pushes(ads::LDS, "l1", &[http_listener("0.0.0.0_80", "80")]);
+    stream.asks(ads::RDS, &["80"]);
+    stream.pushes(ads::RDS, "r1", &[routes("80", A, &[MIRROR])]);
+    assert!(
+        stream
+            .pushes(ads::RDS, "r2", &[routes("80", B, &[MIRROR])])
+            .to_proxy
+            .is_empty()
+    );
+    // A call is not held up by it.
+    assert_eq!(stream.asks(ads::CDS, &[A]).given(), [A]);
+    assert_eq!(
+        stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]).given(),
+        [A]
+    );
+    let seen = stream.pushes(ads::EDS, "e2", &[endpoints(MIRROR, 1)]);
+    assert_eq!(seen.given(), [MIRROR, "80", "80"]);
+    let last = seen.to_proxy.last().unwrap();
+    assert_eq!(stream.acks(last).acknowledged(), [("r2", false)]);
+}
+
+#[test]
+fn what_waits_for_endpoints_that_are_given_up_goes_out() {
+    let mut stream = Stream::started(&[], &[cluster(A), cluster(MIRROR)]);
+    stream.asks(ads::RDS, &["80"]);
+    assert_eq!(
+        stream
+            .pushes(ads::RDS, "r1", &[routes("80", A, &[MIRROR])])
+            .order(),
+        ["Cluster"]
+    );
+    let seen = stream.request(&pb::DeltaDiscoveryRequest {
+        type_url: ads::EDS.into(),
+        resource_names_unsubscribe: vec![A.into(), MIRROR.into()],
+        ..Default::default()
+    });
+    assert_eq!(seen.given(), ["80"]);
 }
 
 #[test]
@@ -36,8 +87,36 @@ fn a_mirrors_target_that_comes_later_is_given_then() {
 fn routes_used_where_nothing_asks_keep_their_clusters() {
     let mut stream = Stream::started(&[], &[cluster(A), cluster(B)]);
     stream.asks(ads::RDS, &["80"]);
-    let seen = stream.pushes(ads::RDS, "r1", &[routes("80", A, &[])]);
-    assert_eq!(seen.given(), [A, "80"]);
+    assert_eq!(
+        stream
+            .pushes(ads::RDS, "r1", &[routes("80", A, &[])])
+            .given(),
+        [A]
+    );
+    assert_eq!(
+        stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]).given(),
+        [A, "80"]
+    );
+}
+
+#[test]
+fn routes_that_come_to_be_used_where_nothing_asks_keep_theirs_from_then_on() {
+    let mut stream = Stream::started(&[], &[cluster(A), cluster(B)]);
+    stream.asks(ads::LDS, &[]);
+    stream.pushes(ads::LDS, "l1", &[http_listener("0.0.0.0_80", "80")]);
+    stream.asks(ads::RDS, &["80"]);
+    assert_eq!(
+        stream
+            .pushes(ads::RDS, "r1", &[routes("80", A, &[])])
+            .given(),
+        ["80"]
+    );
+    let mut inbound = http_listener("virtualInbound", "80");
+    let any = inbound.resource.as_mut().unwrap();
+    let mut message = lds::Listener::decode(&*any.value).unwrap();
+    message.traffic_direction = core::TrafficDirection::Inbound as i32;
+    any.value = message.encode_to_vec();
+    assert_eq!(stream.pushes(ads::LDS, "l2", &[inbound]).given(), [A]);
 }
 
 #[test]
@@ -58,8 +137,12 @@ fn a_mirror_named_by_a_header_ends_all_holding() {
     stream.asks(ads::LDS, &[]);
     stream.pushes(ads::LDS, "l1", &[http_listener("0.0.0.0_80", "80")]);
     stream.asks(ads::RDS, &["80"]);
-    let seen = stream.pushes(ads::RDS, "r1", &[configuration]);
-    let mut given = seen.given();
+    let mut given = stream.pushes(ads::RDS, "r1", &[configuration]);
+    let came = stream.pushes(ads::EDS, "e1", &[endpoints(A, 1), endpoints(B, 1)]);
+    given
+        .to_proxy
+        .extend(came.to_proxy.into_iter().filter(|r| r.type_url != ads::EDS));
+    let mut given = given.given();
     given.sort_unstable();
     assert_eq!(given, ["80", A, B]);
     assert!(stream.session.summary().whole.is_some());
@@ -81,7 +164,11 @@ fn a_reference_in_any_other_type_keeps_its_cluster() {
         "x1",
         &[wasm],
     );
-    assert_eq!(seen.given(), [B, "filter"]);
+    assert_eq!(seen.given(), [B]);
+    assert_eq!(
+        stream.pushes(ads::EDS, "e1", &[endpoints(B, 1)]).given(),
+        [B, "filter"]
+    );
 }
 
 #[test]
@@ -116,6 +203,8 @@ fn a_listener_that_is_not_understood_passes_and_keeps_what_it_names() {
     let mut stream = Stream::started(&[], &[cluster(A)]);
     stream.asks(ads::LDS, &[]);
     let seen = stream.pushes(ads::LDS, "l1", &[broken.clone()]);
+    assert_eq!(seen.given(), [A]);
+    let seen = stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
     assert_eq!(seen.given(), [A, "l"]);
     assert_eq!(
         seen.to_proxy.last().unwrap().resources[0].resource,

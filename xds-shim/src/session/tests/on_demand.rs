@@ -174,7 +174,7 @@ fn an_unknown_name_is_answered_and_given_as_soon_as_it_is_there() {
 }
 
 #[test]
-fn unknown_names_are_bounded() {
+fn unknown_names_are_answered_but_only_so_many_are_remembered() {
     let mut stream = Stream::started(&[], &[cluster(B)]);
     let names: Vec<_> = (0..=MOST_UNKNOWN_NAMES)
         .map(|i| format!("outbound|80||x{i}"))
@@ -184,8 +184,79 @@ fn unknown_names_are_bounded() {
         subscribe: names,
         ..Default::default()
     };
-    let result = stream.session.on_request(&request.encode());
-    assert!(matches!(result, Err(Error::TooManyUnknownNames)));
+    let seen = Seen::of(stream.session.on_request(&request.encode()).unwrap());
+    assert_eq!(seen.given().len(), MOST_UNKNOWN_NAMES + 1);
+    assert_eq!(stream.session.summary().unknown, MOST_UNKNOWN_NAMES);
+    let endless = format!("outbound|80||{}", "x".repeat(MOST_NAME_BYTES));
+    assert!(stream.asks(ads::CDS, &[&endless]).given().is_empty());
+}
+
+#[test]
+fn a_proxy_that_comes_back_with_more_known_names_than_the_bound_is_served() {
+    let names: Vec<_> = (0..=MOST_UNKNOWN_NAMES)
+        .map(|i| format!("outbound|80||x{i}"))
+        .collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let mut stream = Stream::new(&[]);
+    stream.asks(ads::CDS, &names);
+    let clusters: Vec<_> = names.iter().map(|n| cluster(n)).collect();
+    let seen = stream.pushes(ads::CDS, "c1", &clusters);
+    assert_eq!(
+        (seen.given().len(), stream.session.summary().unknown),
+        (names.len(), 0)
+    );
+}
+
+#[test]
+fn asking_and_giving_up_leaves_nothing_behind() {
+    let mut stream = Stream::started(&[], &[cluster(B)]);
+    for i in 0..100 {
+        let name = format!("outbound|80||x{i}");
+        stream.asks(ads::CDS, &[&name]);
+        let seen = stream.request(&pb::DeltaDiscoveryRequest {
+            type_url: ads::CDS.into(),
+            resource_names_unsubscribe: vec![name.clone()],
+            ..Default::default()
+        });
+        assert_eq!(seen.removed(), [name]);
+    }
+    let session = &stream.session;
+    assert!(session.admitted.is_empty() && session.asked.is_empty() && session.unknown.is_empty());
+    assert!(session.clusters.proxy.is_empty());
+}
+
+#[test]
+fn an_acknowledgement_that_asks_goes_up_without_the_question() {
+    let mut stream = Stream::new(&[]);
+    stream.asks(ads::CDS, &[]);
+    let given = stream.pushes(ads::CDS, "c1", &[cluster(A)]);
+    let seen = stream.request(&pb::DeltaDiscoveryRequest {
+        type_url: ads::CDS.into(),
+        response_nonce: given.to_proxy[0].nonce.clone(),
+        resource_names_subscribe: vec![A.into()],
+        ..Default::default()
+    });
+    assert_eq!(
+        (seen.acknowledged(), seen.given()),
+        (vec![("c1", false)], vec![A])
+    );
+    assert_eq!(seen.subscribed(), [A], "for endpoints only");
+}
+
+#[test]
+fn what_came_in_a_refused_push_is_still_removed_when_it_goes() {
+    let mut stream = Stream::new(&[]);
+    stream.asks(ads::CDS, &[]);
+    let given = stream.pushes(ads::CDS, "c1", &[cluster("one"), cluster("bad")]);
+    stream.refuses(&given.to_proxy[0]);
+    assert_eq!(
+        stream.push(ads::CDS, "c2", &[], &["one"]).removed(),
+        ["one"]
+    );
+    stream.asks(ads::LDS, &[]);
+    let given = stream.pushes(ads::LDS, "l1", &[http_listener("l", "80")]);
+    stream.refuses(&given.to_proxy[0]);
+    assert_eq!(stream.push(ads::LDS, "l2", &[], &["l"]).removed(), ["l"]);
 }
 
 #[test]
