@@ -7,7 +7,9 @@ use mesh_tests::testbed::{MeshOptions, run};
 mod changes;
 mod learning;
 mod on_demand;
+mod pass_through;
 mod plain;
+mod proxy_status;
 mod restarts;
 mod routing;
 mod same_config;
@@ -19,6 +21,8 @@ mod whole_config;
 fn main() -> ExitCode {
     let tests = [
         plain::tests(),
+        pass_through::tests(),
+        proxy_status::tests(),
         whole_config::tests(),
         restarts::tests(),
         learning::tests(),

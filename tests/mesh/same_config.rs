@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct GivenConfig(BTreeMap<String, Vec<Value>>);
 
 /// Sections that come from istiod, and where in an entry its resource is. Clusters and endpoints that Envoy made from
-/// its bootstrap, listeners that drain (with the routes written out in them) and secrets are left out.
+/// its bootstrap, listeners that drain (with the routes written out in them) and secrets are left out: see [`identities`] for the last.
 const SECTIONS: [(&str, &str, &str); 7] = [
     ("ClustersConfigDump", "dynamic_active_clusters", "/cluster"),
     ("ClustersConfigDump", "dynamic_warming_clusters", "/cluster"),
@@ -77,12 +77,39 @@ impl GivenConfig {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }
 
+    /// The names of the clusters whose names contain `text`. Other tests of the run come and go in other namespaces.
+    pub(crate) fn names_with(&self, text: &str) -> BTreeSet<String> {
+        let names = self
+            .section("dynamic_active_clusters")
+            .iter()
+            .filter_map(|cluster| cluster["name"].as_str());
+        names
+            .filter(|name| name.contains(text))
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// Whether `text` is anywhere in it.
     pub(crate) fn mentions(&self, text: &str) -> bool {
         self.0
             .values()
             .flatten()
             .any(|resource| resource.to_string().contains(text))
+    }
+
+    /// Fails unless every kind of resource is in it, so that a comparison says something, and none is warming.
+    pub(crate) fn ensure_complete(&self) -> Result<()> {
+        for (_, section, _) in SECTIONS {
+            let warming = section.contains("warming");
+            ensure!(
+                warming == self.section(section).is_empty(),
+                "{section}: {:?}",
+                self.section(section)
+            );
+        }
+        let warming = self.section("warming_listeners");
+        ensure!(warming.is_empty(), "warming: {warming:?}");
+        Ok(())
     }
 
     fn ensure_equal(&self, other: &Self) -> Result<()> {
@@ -151,6 +178,36 @@ async fn hosts(pod: &Pod) -> Result<BTreeMap<String, BTreeSet<String>>> {
     Ok(hosts.collect())
 }
 
+/// Who the pod's Envoy says it is and whom it trusts: SPIFFE ids of its certificates, and the serial numbers of its
+/// roots. Its own certificate cannot be the same as another pod's.
+async fn identities(pod: &Pod) -> Result<BTreeSet<String>> {
+    let certs: Value = serde_json::from_str(&pod.envoy().await?.get("/certs").await?)?;
+    let mut shown = BTreeSet::new();
+    for certificate in certs["certificates"].as_array().into_iter().flatten() {
+        for root in certificate["ca_cert"].as_array().into_iter().flatten() {
+            shown.insert(format!("trusts {}", root["serial_number"]));
+        }
+        for own in certificate["cert_chain"].as_array().into_iter().flatten() {
+            shown.insert(format!("is {}", own["subject_alt_names"]));
+        }
+    }
+    Ok(shown)
+}
+
+/// The names of the secrets Envoy holds.
+async fn secrets(pod: &Pod) -> Result<BTreeSet<String>> {
+    let dump = pod.envoy().await?.config_dump().await?;
+    let configs = dump["configs"].as_array().context("no configs")?;
+    let secrets = configs
+        .iter()
+        .filter_map(|config| config["dynamic_active_secrets"].as_array())
+        .flatten();
+    Ok(secrets
+        .filter_map(|secret| secret["name"].as_str())
+        .map(str::to_owned)
+        .collect())
+}
+
 /// Waits until both pods hold the same config, of which `as_wanted` is true; gives it back.
 ///
 /// # Errors
@@ -172,4 +229,21 @@ pub(crate) async fn until_same(
         Ok(ours)
     })
     .await
+}
+
+/// Fails unless both pods have the same secrets, the same identity and the same roots.
+pub(crate) async fn ensure_same_identity(one: &Pod, other: &Pod) -> Result<()> {
+    let (own, others) = (secrets(one).await?, secrets(other).await?);
+    ensure!(
+        own.len() >= 2 && own == others,
+        "secrets: {own:?} and {others:?}"
+    );
+    let (own, others) = (identities(one).await?, identities(other).await?);
+    ensure!(
+        own.iter().any(|line| line.contains(&one.spiffe_id())),
+        "{own:?}"
+    );
+    ensure!(own.iter().any(|line| line.starts_with("trusts")), "{own:?}");
+    ensure!(own == others, "{own:?} and {others:?}");
+    Ok(())
 }

@@ -55,6 +55,8 @@ struct Inner {
     cluster: Cluster,
     istio_root: String,
     istiod: Mutex<Istiod>,
+    /// One `istioctl` at a time: istiod leaves one of several that ask it at once without an answer.
+    one_istioctl: Mutex<()>,
     next_pod: AtomicU16,
     next_part: AtomicU16,
     next_namespace: AtomicU32,
@@ -103,6 +105,7 @@ impl Mesh {
             cluster,
             istio_root,
             istiod: Mutex::new(istiod),
+            one_istioctl: Mutex::default(),
             next_pod: AtomicU16::new(1),
             next_part: AtomicU16::new(1),
             next_namespace: AtomicU32::new(1),
@@ -128,7 +131,7 @@ impl Mesh {
         Ok(())
     }
 
-    /// Runs `istioctl` against this mesh and gives back its output.
+    /// Runs `istioctl` against this mesh and gives back its output; one at a time.
     ///
     /// # Errors
     /// When it fails, with its standard error.
@@ -138,6 +141,7 @@ impl Mesh {
             .args(args)
             .env("KUBECONFIG", self.0.places.kubeconfig())
             .env("HOME", &self.0.places.work);
+        let _turn = self.0.one_istioctl.lock().await;
         process::output(&mut command, "").await
     }
 
