@@ -6,10 +6,14 @@ use mesh_tests::testbed::{Call, Case, Namespace, Pod, Replica, Shims, Test, Work
 use serde_json::Value;
 
 use crate::on_demand::ensure_held;
+use crate::proxy_status::until_synced;
 use crate::same_config::until_same;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
+        Test::new("whole_config::state_of_the_world", state_of_the_world),
+        Test::new("whole_config::an_unknown_workload", an_unknown_workload),
+        Test::new("whole_config::a_pod_that_opts_out", a_pod_that_opts_out),
         Test::new(
             "whole_config::a_pod_that_opts_in_alone",
             a_pod_that_opts_in_alone,
@@ -61,6 +65,69 @@ impl Town {
             .with_context(|| format!("the shim has no stream of {}: {streams}", pod.name()))?;
         Ok(stream["treatment"].as_str().unwrap_or_default().to_owned())
     }
+
+    /// Two pods of `workload` have the same config and reach the server, and the shim says why; while an ordinary
+    /// sidecar behind the same shim is lazy.
+    async fn ensure_whole(&self, workload: &Workload, why: &str) -> Result<()> {
+        let (direct, relayed) = self.twins(workload).await?;
+        let treatment = self.treatment(&relayed).await?;
+        ensure!(treatment == why, "it is treated as {treatment}");
+        until_same(
+            "both to hold the same config",
+            (&direct, &relayed),
+            |config| {
+                ensure!(config.mentions("outbound|80||server."), "no server in it");
+                Ok(())
+            },
+        )
+        .await?;
+        until_synced(&relayed, &["Cluster", "Listener", "ClusterLoadAssignment"]).await?;
+        for url in ["http1://server/", "tcp://server:9000"] {
+            let answer = relayed.get(url).await?;
+            ensure!(answer.who.pod == self.server.name());
+        }
+
+        let ordinary = self
+            .ns
+            .workload("ordinary")
+            .no_app()
+            .via(&self.shims)
+            .start()
+            .await?;
+        ensure_held(&ordinary, "server").await?;
+        let treatment = self.treatment(&ordinary).await?;
+        ensure!(
+            treatment == "on_demand",
+            "an ordinary sidecar is treated as {treatment}"
+        );
+        Ok(())
+    }
+}
+
+async fn state_of_the_world(case: Case) -> Result<()> {
+    let town = Town::start(&case, "on-demand").await?;
+    let client = town
+        .ns
+        .workload("client")
+        .no_app()
+        .proxy_metadata("ISTIO_DELTA_XDS", "false");
+    town.ensure_whole(&client, "state_of_the_world").await
+}
+
+async fn an_unknown_workload(case: Case) -> Result<()> {
+    let town = Town::start(&case, "on-demand").await?;
+    let client = town.ns.workload("client").no_app().no_owner();
+    town.ensure_whole(&client, "unknown_workload").await
+}
+
+async fn a_pod_that_opts_out(case: Case) -> Result<()> {
+    let town = Town::start(&case, "on-demand").await?;
+    let client = town
+        .ns
+        .workload("client")
+        .no_app()
+        .label("lazymesh.dev/mode", "off");
+    town.ensure_whole(&client, "off").await
 }
 
 async fn a_pod_that_opts_in_alone(case: Case) -> Result<()> {
