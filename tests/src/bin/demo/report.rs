@@ -1,4 +1,4 @@
-//! The figures of a run, as they go into `report.json`, and whether they show a lazy sidecar.
+//! The figures of a run, as they go into `report.json`, and whether they are those of a lazy sidecar.
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -41,7 +41,7 @@ pub(crate) struct Report {
 
 /// What no lazy sidecar exceeds, as a share of the plain one's.
 const CLUSTERS_SHARE: f64 = 0.05;
-const HEAP_SHARE: f64 = 0.25;
+const HEAP_SHARE: f64 = 0.4;
 const CONFIG_SHARE: f64 = 0.75;
 
 impl Report {
@@ -53,15 +53,17 @@ impl Report {
         let text = serde_json::to_string_pretty(self)?;
         std::fs::write(file, text + "\n").with_context(|| file.display().to_string())
     }
+}
 
-    /// Fails when the figures are not those of a lazy sidecar.
+impl Costs {
+    /// Fails when these are not the costs of a lazy sidecar beside those of a plain one.
     ///
     /// # Errors
     /// With the figure at fault.
     #[allow(clippy::cast_precision_loss)] // shares of figures far below 2^53
-    pub(crate) fn check(&self) -> Result<()> {
-        let share = |what: &str, of: fn(&Costs) -> u64, most: f64| -> Result<()> {
-            let (lazy, plain) = (of(&self.lazy), of(&self.plain));
+    pub(crate) fn expect_lazy(&self, plain: &Self) -> Result<()> {
+        let share = |what: &str, of: fn(&Self) -> u64, most: f64| -> Result<()> {
+            let (lazy, plain) = (of(self), of(plain));
             let limit = plain as f64 * most;
             ensure!(
                 lazy as f64 <= limit,
@@ -71,9 +73,7 @@ impl Report {
         };
         share("clusters", |costs| costs.clusters, CLUSTERS_SHARE)?;
         share("heap bytes", |costs| costs.heap_bytes, HEAP_SHARE)?;
-        share("config bytes", |costs| costs.config_bytes, CONFIG_SHARE)?;
-        ensure!(!self.learned.is_empty(), "nothing was learned");
-        Ok(())
+        share("config bytes", |costs| costs.config_bytes, CONFIG_SHARE)
     }
 }
 
@@ -111,11 +111,15 @@ mod tests {
 
     #[test]
     fn lazy_figures_pass_and_each_other_kind_is_named() {
-        report().check().unwrap();
+        report().lazy.expect_lazy(&report().plain).unwrap();
         let fails = |spoil: fn(&mut Report), word: &str| {
             let mut report = report();
             spoil(&mut report);
-            let error = report.check().unwrap_err().to_string();
+            let error = report
+                .lazy
+                .expect_lazy(&report.plain)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(word), "{error}");
         };
         fails(|report| report.lazy.clusters = 2106, "clusters 2106");
@@ -124,7 +128,6 @@ mod tests {
             |report| report.lazy.config_bytes = 4_900_000,
             "config bytes",
         );
-        fails(|report| report.learned.clear(), "nothing was learned");
     }
 
     #[test]
