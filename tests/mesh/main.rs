@@ -10,6 +10,7 @@ mod on_demand;
 mod pass_through;
 mod plain;
 mod proxy_status;
+mod references;
 mod restarts;
 mod routing;
 mod same_config;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         learning::tests(),
         changes::tests(),
         on_demand::tests(),
+        references::tests(),
         routing::tests(),
         scale::tests(),
         shim::tests(),
