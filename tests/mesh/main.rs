@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use mesh_tests::testbed::{MeshOptions, run};
 
 mod changes;
+mod controller;
 mod learning;
 mod on_demand;
 mod pass_through;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         restarts::tests(),
         learning::tests(),
         changes::tests(),
+        controller::tests(),
         on_demand::tests(),
         references::tests(),
         routing::tests(),

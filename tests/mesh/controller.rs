@@ -1,0 +1,88 @@
+//! The controller's own tests against a real kube-apiserver (`lazyload-controller/tests/kubernetes.rs`),
+//! which are ignored where there is none: run here, with the rights of `manifests/rbac` and no more.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, PostParams};
+use mesh_tests::testbed::{Case, Mesh, Test, build_dir};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+use tokio::process::Command;
+
+const NAMESPACE: &str = "lazymesh-system";
+const NAME: &str = "lazyload-controller";
+const LIMIT: Duration = Duration::from_secs(180);
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![Test::new(
+        "controller::on_a_real_api_server",
+        on_a_real_api_server,
+    )]
+}
+
+async fn on_a_real_api_server(case: Case) -> Result<()> {
+    let ns = case.namespace(&[]).await?;
+    // Installs the CRD.
+    ns.controllers().await?;
+    let mesh = ns.mesh();
+    let namespace = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}}}}}");
+    mesh.resources().apply("", &namespace).await?;
+    let rbac = include_str!("../../manifests/rbac/lazyload-controller.yaml");
+    mesh.resources().apply(NAMESPACE, rbac).await?;
+    let own = own_kubeconfig(mesh).await?;
+    let run = Command::new(newest_test()?)
+        .args(["--ignored", "--test-threads=2"])
+        .env("KUBECONFIG", mesh.places().kubeconfig())
+        .env("CONTROLLER_KUBECONFIG", own)
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(LIMIT, run)
+        .await
+        .context("the tests do not end")??;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    ensure!(!said.contains(" 0 passed"), "no test ran: {said}");
+    Ok(())
+}
+
+/// A kubeconfig with the token of the controller's service account.
+async fn own_kubeconfig(mesh: &Mesh) -> Result<PathBuf> {
+    let client = mesh.resources().client().clone();
+    let api: Api<ServiceAccount> = Api::namespaced(client, NAMESPACE);
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec::default()),
+        ..Default::default()
+    };
+    let answer = api
+        .create_token_request(NAME, &PostParams::default(), &request)
+        .await?;
+    let token = answer.status.context("no token")?.token;
+    let admin = mesh.places().kubeconfig();
+    let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&admin)?)?;
+    config["users"][0]["user"] = serde_json::json!({ "token": token });
+    let own = admin.with_file_name("controller-kubeconfig");
+    std::fs::write(&own, config.to_string())?;
+    Ok(own)
+}
+
+/// The test program that cargo built last.
+fn newest_test() -> Result<PathBuf> {
+    let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for entry in std::fs::read_dir(build_dir()?.join("deps"))? {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default();
+        if name.starts_with("kubernetes-") && path.extension().is_none() {
+            found.push((path.metadata()?.modified()?, path));
+        }
+    }
+    let newest = found.into_iter().max().map(|(_, path)| path);
+    newest.context("not built (hint: cargo test -p lazyload-controller --test kubernetes --no-run)")
+}
