@@ -157,7 +157,8 @@ async fn the_same_config(case: Case) -> Result<()> {
     Ok(())
 }
 
-/// A route of the server's that adds this header.
+/// A route of the other service's that adds this header. Its value must be of this namespace alone: every sidecar of the
+/// mesh is given the routes of all namespaces, those of tests that run meanwhile too.
 fn adds_header(value: &str) -> String {
     format!(
         "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: late}}, spec: {{hosts: [other],
@@ -168,11 +169,15 @@ fn adds_header(value: &str) -> String {
 async fn changes_arrive_alike(case: Case) -> Result<()> {
     let twins = Twins::start(&case, "off").await?;
     let Twins { ns, .. } = &twins;
-    twins.until_mentioned("late-", false).await?;
+    let late_route = format!("route-of-{}", ns.name());
+    let late_service = format!("late-service.{}.", ns.name());
+    for text in [&*late_route, "4321", &late_service] {
+        twins.until_mentioned(text, false).await?;
+    }
 
     // Each kind of change alone, and then the way back.
-    ns.apply(&adds_header("late-route")).await?;
-    twins.until_mentioned("late-route", true).await?;
+    ns.apply(&adds_header(&late_route)).await?;
+    twins.until_mentioned(&late_route, true).await?;
     let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: late}, spec: {host: other,
         trafficPolicy: {connectionPool: {http: {http1MaxPendingRequests: 4321}}}}}";
     ns.apply(rule).await?;
@@ -181,20 +186,20 @@ async fn changes_arrive_alike(case: Case) -> Result<()> {
         .port("tcp", 9100, 9000)
         .create()
         .await?;
-    twins.until_mentioned("late-service.", true).await?;
+    twins.until_mentioned(&late_service, true).await?;
     let pod = ns.workload("late-service").no_sidecar().start().await?;
     let address = format!("\"{}\"", pod.address());
     twins.until_mentioned(&address, true).await?;
 
     pod.delete().await?;
     twins.until_mentioned(&address, false).await?;
-    ns.delete(&adds_header("late-route")).await?;
+    ns.delete(&adds_header(&late_route)).await?;
     ns.delete(rule).await?;
     ns.delete("{apiVersion: v1, kind: Service, metadata: {name: late-service}}")
         .await?;
     twins
         .until_same("all of it to be gone", |config| {
-            for text in ["late-route", "4321", "late-service."] {
+            for text in [&*late_route, "4321", &late_service] {
                 ensure!(!config.mentions(text), "{text} is there still");
             }
             config.ensure_complete()
@@ -275,6 +280,8 @@ enum Going {
 async fn a_shim_that_goes(case: Case, going: Going) -> Result<()> {
     let twins = Twins::start(&case, "off").await?;
     let suffix = format!(".{}.svc.cluster.local", twins.ns.name());
+    let meanwhile = format!("meanwhile-in-{}", twins.ns.name());
+    let afterwards = format!("afterwards-in-{}", twins.ns.name());
     let before = twins
         .until_mentioned("1234567", true)
         .await?
@@ -295,31 +302,27 @@ async fn a_shim_that_goes(case: Case, going: Going) -> Result<()> {
         alone.names_with(&suffix) == before,
         "it lost config with the shim"
     );
-    twins.ns.apply(&adds_header("late-meanwhile")).await?;
+    twins.ns.apply(&adds_header(&meanwhile)).await?;
     until(
         "the twin to have the route",
         Duration::from_secs(20),
         || async {
-            ensure!(
-                GivenConfig::of(&twins.direct)
-                    .await?
-                    .mentions("late-meanwhile")
-            );
+            ensure!(GivenConfig::of(&twins.direct).await?.mentions(&meanwhile));
             Ok(())
         },
     )
     .await?;
     let still_alone = GivenConfig::of(&twins.relayed).await?;
     ensure!(
-        still_alone.names_with(&suffix) == before && !still_alone.mentions("late-meanwhile"),
+        still_alone.names_with(&suffix) == before && !still_alone.mentions(&meanwhile),
         "its config changed without a shim"
     );
 
     twins.shim.start().await?;
-    twins.until_mentioned("late-meanwhile", true).await?;
+    twins.until_mentioned(&meanwhile, true).await?;
     until_connected(&twins.relayed, true).await?;
-    twins.ns.apply(&adds_header("late-afterwards")).await?;
-    twins.until_mentioned("late-afterwards", true).await?;
+    twins.ns.apply(&adds_header(&afterwards)).await?;
+    twins.until_mentioned(&afterwards, true).await?;
     twins.until_both_synced().await?;
     traffic.stop().await?.expect_no_failure()
 }
@@ -340,14 +343,15 @@ async fn until_connected(pod: &Pod, connected: bool) -> Result<()> {
 async fn a_restarted_istiod(case: Case) -> Result<()> {
     let twins = Twins::start(&case, "off").await?;
     twins.until_mentioned("1234567", true).await?;
+    let afterwards = format!("afterwards-in-{}", twins.ns.name());
     let traffic = twins
         .relayed
         .traffic(&Call::new("http1://other/").rate(50.0))
         .await?;
     twins.ns.mesh().restart_istiod().await?;
     twins.until_both_synced().await?;
-    twins.ns.apply(&adds_header("late-afterwards")).await?;
-    twins.until_mentioned("late-afterwards", true).await?;
+    twins.ns.apply(&adds_header(&afterwards)).await?;
+    twins.until_mentioned(&afterwards, true).await?;
     twins.until_both_synced().await?;
     // The shim itself was not touched by it.
     let ended = twins
