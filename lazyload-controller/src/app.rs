@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dependency_graph::Graph;
 use mesh_runtime::admin::{self, Admin, Reply};
@@ -77,6 +78,7 @@ pub struct App {
     auth: Auth,
     store: Arc<dyn Store>,
     reports: Reports,
+    max_stream_age: Duration,
     readiness: Readiness,
     drain: Drain,
 }
@@ -137,6 +139,7 @@ impl App {
                 metrics,
                 drain: drain.clone(),
             },
+            max_stream_age: serve.max_stream_age,
             readiness,
             drain,
         };
@@ -179,6 +182,7 @@ impl App {
             auth,
             store,
             reports,
+            max_stream_age,
             readiness,
             drain,
             ..
@@ -197,7 +201,7 @@ impl App {
             Ok::<_, std::convert::Infallible>(())
         });
         tasks.spawn_background("admin port", admin.serve());
-        let routes = Routes::new(GraphApi::server(auth, reports)).prepare();
+        let routes = Routes::new(GraphApi::server(auth, reports, max_stream_age)).prepare();
         tasks.spawn("graph API", async move {
             grpc::serve(grpc, tls, routes, &drain).await
         });

@@ -118,6 +118,10 @@ pub struct Serve {
     /// How long reports are gathered before they are written
     #[arg(long, env = "LAZYMESH_WRITE_WINDOW", default_value = "20ms", value_name = "DURATION", value_parser = duration)]
     pub write_window: Duration,
+    /// How old a stream may get before it is ended and its caller must show its token again; some end up to a fifth
+    /// earlier
+    #[arg(long, env = "LAZYMESH_MAX_STREAM_AGE", default_value = "1h", value_name = "DURATION", value_parser = positive)]
+    pub max_stream_age: Duration,
     /// Where health, metrics and debug pages are served
     #[arg(
         long,
@@ -234,4 +238,11 @@ impl Serve {
 
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error} (hint: such as 6h or 20ms)"))
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("it must be longer than nothing".into()),
+        duration => Ok(duration),
+    }
 }

@@ -18,10 +18,6 @@ pub enum Outcome {
 pub enum Refusal {
     /// It is no observation.
     Malformed,
-    /// It is older than is believed.
-    TooOld,
-    /// It lies in the future.
-    TooNew,
     /// The workload or the namespace has as much as it may have.
     Capped,
     /// It came beyond the number a batch may have.
@@ -31,12 +27,10 @@ pub enum Refusal {
 }
 
 impl Outcome {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 6] = [
         Self::Accepted,
         Self::Known,
         Self::Refused(Refusal::Malformed),
-        Self::Refused(Refusal::TooOld),
-        Self::Refused(Refusal::TooNew),
         Self::Refused(Refusal::Capped),
         Self::Refused(Refusal::BatchTooLarge),
         Self::Refused(Refusal::Unwritable),
@@ -49,8 +43,6 @@ impl Outcome {
             Self::Accepted => "accepted",
             Self::Known => "known",
             Self::Refused(Refusal::Malformed) => "malformed",
-            Self::Refused(Refusal::TooOld) => "too_old",
-            Self::Refused(Refusal::TooNew) => "too_new",
             Self::Refused(Refusal::Capped) => "capped",
             Self::Refused(Refusal::BatchTooLarge) => "batch_too_large",
             Self::Refused(Refusal::Unwritable) => "unwritable",

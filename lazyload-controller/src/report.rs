@@ -14,6 +14,7 @@ use futures::future::{BoxFuture, try_join_all};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use mesh_runtime::drain::Drain;
+use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 use tracing::debug;
 
@@ -49,21 +50,25 @@ struct Session {
     reports: Reports,
     incoming: Option<Incoming>,
     last: Option<u64>,
+    until: Instant,
     /// Batches in order, each to be waited for until it is stored.
     unstored: FuturesOrdered<BoxFuture<'static, Result<u64, Status>>>,
 }
 
 impl Reports {
-    /// The acknowledgements of a stream of batches.
+    /// The acknowledgements of a stream of batches. It ends at `until`, whether all is stored or not: what is not
+    /// acknowledged is still stored, and will be reported again.
     pub fn stream(
         self,
         incoming: Incoming,
+        until: Instant,
     ) -> impl Stream<Item = Result<ReportResponse, Status>> + Send + 'static {
         let unstored = FuturesOrdered::new();
         let session = Session {
             reports: self,
             incoming: Some(incoming),
             last: None,
+            until,
             unstored,
         };
         stream::unfold(Some(session), |session| async {
@@ -117,7 +122,8 @@ impl Reports {
     }
 }
 
-/// An observation that makes sense.
+/// An observation that makes sense. A time that does not is taken for one that nobody knows: a wrong clock, here or
+/// there, must not keep anything from being learned.
 fn checked(
     message: api::Observation,
     now: Timestamp,
@@ -127,15 +133,13 @@ fn checked(
         debug!(%error, "an observation is malformed");
         Refusal::Malformed
     })?;
-    match observation.seen {
-        Some(seen) if now.since(seen) > limits.oldest => Err(Refusal::TooOld),
-        Some(seen) if seen.since(now) > limits.newest => Err(Refusal::TooNew),
+    let believed =
+        |seen: &Timestamp| now.since(*seen) <= limits.oldest && seen.since(now) <= limits.newest;
+    Ok(Observation {
         // A clock a little ahead of ours would else be written down as it is.
-        seen => Ok(Observation {
-            seen: seen.map(|seen| seen.min(now)),
-            ..observation
-        }),
-    }
+        seen: observation.seen.filter(believed).map(|seen| seen.min(now)),
+        ..observation
+    })
 }
 
 /// What happened on a stream.
@@ -158,13 +162,17 @@ impl Session {
         let drain = self.reports.drain.clone();
         loop {
             let Self {
-                incoming, unstored, ..
+                incoming,
+                unstored,
+                until,
+                ..
             } = self;
             let open = incoming.is_some();
             let reading = open && unstored.len() < UNSTORED;
             let turn = tokio::select! {
                 biased;
                 Some(stored) = unstored.next() => Turn::Stored(stored),
+                () = sleep_until(*until) => return Ok(None),
                 () = drain.started(), if open => Turn::Closed,
                 batch = read(incoming), if reading => Turn::Read(batch),
                 else => return Ok(None),

@@ -1,7 +1,10 @@
 //! What this replica knows: the graph as of the store, and who must be told what of it changed.
 //!
-//! It is fed from two sides: by the store's own watch, and by each write as it is done, so that what was learned is
-//! told without waiting for the store to echo it. Revisions keep an echo that is older than the write from undoing it.
+//! What is stored comes from two sides: from the store's own watch, and from each write as it is done. Revisions keep
+//! an echo that is older than the write from undoing it.
+//!
+//! What is learned and not stored yet is told at once, since a store may take seconds. It is no part of what is known:
+//! what is reported again is judged by what is stored, so that nothing counts as kept because it was told.
 
 #[cfg(test)]
 mod tests;
@@ -10,7 +13,9 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dependency_graph::{Change, Dependency, Graph, Mode, Observed, Record, Timestamp, Workload};
+use dependency_graph::{
+    Change, Dependency, Graph, Learned, Mode, Observed, Record, Source, Timestamp, Workload,
+};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -48,8 +53,13 @@ pub struct State {
 struct Inner {
     graph: Graph,
     known: HashMap<Workload, Known>,
+    /// What is told of a workload beyond what is stored of it. As large as what the writer has not stored, at most.
+    ahead: HashMap<Workload, Learned>,
+    /// Workloads of which anything is told.
     per_namespace: HashMap<String, usize>,
     dependencies: usize,
+    /// The greatest revision at which the store was found to have no more of a record.
+    gone_at: u64,
     watchers: HashMap<u64, Arc<Told>>,
     next_watcher: u64,
 }
@@ -172,20 +182,41 @@ impl State {
 
     /// Takes in a record, unless a later one is known.
     pub fn set_record(&self, versioned: Versioned) {
-        let Versioned { entry, revision } = versioned;
         let mut inner = self.inner.lock();
-        if inner
-            .known
-            .get(&entry.workload)
-            .is_some_and(|known| known.revision > revision)
-        {
-            return;
-        }
-        let known = Known {
-            revision,
-            capped: entry.capped,
-        };
-        inner.set(&entry.workload, Some((entry.record, known)));
+        let workload = versioned.entry.workload.clone();
+        inner.change(&workload, |inner| inner.set_record(versioned));
+        inner.measure(&self.metrics);
+    }
+
+    /// Tells of calls that are on their way to the store, as far as the workload has room for them.
+    pub fn expect(&self, workload: &Workload, calls: &Learned, limit: usize) {
+        let mut inner = self.inner.lock();
+        inner.change(workload, |inner| inner.expect(workload, calls, limit));
+    }
+
+    /// Takes in what became of the calls that were on their way: the record as it was written, if it was, and the
+    /// calls that came since and are on their way now.
+    pub fn settle(
+        &self,
+        workload: &Workload,
+        stored: Option<Versioned>,
+        rest: Option<&Learned>,
+        limit: usize,
+    ) {
+        let mut inner = self.inner.lock();
+        inner.change(workload, |inner| {
+            inner.ahead.remove(workload);
+            // The answer to a write may come after the news that the record was deleted since.
+            let gone_since = |stored: &Versioned| {
+                !inner.known.contains_key(workload) && stored.revision < inner.gone_at
+            };
+            if let Some(stored) = stored.filter(|stored| !gone_since(stored)) {
+                inner.set_record(stored);
+            }
+            if let Some(calls) = rest {
+                inner.expect(workload, calls, limit);
+            }
+        });
         inner.measure(&self.metrics);
     }
 
@@ -199,8 +230,19 @@ impl State {
         {
             return;
         }
-        inner.set(workload, None);
+        inner.gone_at = inner.gone_at.max(revision);
+        inner.remove(workload);
         inner.measure(&self.metrics);
+    }
+
+    /// The workload whose record has this name, if it is known. It looks at every one: for what is rare.
+    #[must_use]
+    pub fn named(&self, namespace: &str, record_name: &str) -> Option<Workload> {
+        let inner = self.inner.lock();
+        let mut known = inner.known.keys();
+        known
+            .find(|w| w.namespace() == namespace && w.record_name() == record_name)
+            .cloned()
     }
 
     /// The greatest revision known.
@@ -228,8 +270,9 @@ impl State {
             .filter(gone)
             .map(|(w, _)| w.clone())
             .collect();
+        inner.gone_at = inner.gone_at.max(as_of);
         for workload in gone {
-            inner.set(&workload, None);
+            inner.remove(&workload);
         }
         inner.measure(&self.metrics);
     }
@@ -245,6 +288,9 @@ impl State {
     ) -> (Observed, bool) {
         let inner = self.inner.lock();
         let Some(record) = inner.graph.workload(workload) else {
+            if inner.ahead.contains_key(workload) {
+                return (Observed::New, false);
+            }
             let count = inner
                 .per_namespace
                 .get(workload.namespace())
@@ -287,7 +333,12 @@ impl State {
             .graph
             .workloads()
             .map(|(w, _)| Change::Workload(w.clone()));
-        let snapshot = namespaces.chain(workloads).collect();
+        let ahead = inner
+            .ahead
+            .keys()
+            .filter(|w| inner.graph.workload(w).is_none())
+            .map(|w| Change::Workload(w.clone()));
+        let snapshot = namespaces.chain(workloads).chain(ahead).collect();
         self.metrics.watches.inc();
         Watcher {
             state: self.clone(),
@@ -303,13 +354,19 @@ impl State {
         self.inner.lock().graph.namespace(namespace)
     }
 
-    /// The record of a workload.
+    /// What is told of a workload: its record, and what is on its way there.
+    #[must_use]
+    pub fn view(&self, workload: &Workload) -> Option<Arc<Record>> {
+        self.inner.lock().view(workload)
+    }
+
+    /// The record of a workload, as it is stored.
     #[must_use]
     pub fn record(&self, workload: &Workload) -> Option<Arc<Record>> {
         self.inner.lock().graph.workload(workload).cloned()
     }
 
-    /// The whole graph, as of now.
+    /// The whole graph, as it is stored.
     #[must_use]
     pub fn graph(&self) -> Graph {
         self.inner.lock().graph.clone()
@@ -317,14 +374,21 @@ impl State {
 }
 
 impl Inner {
-    fn set(&mut self, workload: &Workload, record: Option<(Record, Known)>) {
-        let before = self
-            .graph
-            .workload(workload)
-            .map(|record| record.learned.len());
-        let after = record.as_ref().map(|(record, _)| record.learned.len());
-        self.dependencies += after.unwrap_or_default();
-        self.dependencies -= before.unwrap_or_default();
+    fn view(&self, workload: &Workload) -> Option<Arc<Record>> {
+        let stored = self.graph.workload(workload).cloned();
+        let Some(calls) = self.ahead.get(workload) else {
+            return stored;
+        };
+        let mut record = stored.map(Arc::unwrap_or_clone).unwrap_or_default();
+        record.learned.merge(calls);
+        Some(Arc::new(record))
+    }
+
+    /// Changes what is known of a workload, and tells if that changes what is told of it.
+    fn change(&mut self, workload: &Workload, change: impl FnOnce(&mut Self)) {
+        let before = self.view(workload);
+        change(self);
+        let after = self.view(workload);
         let count = self
             .per_namespace
             .entry(workload.namespace().to_owned())
@@ -334,17 +398,65 @@ impl Inner {
         if *count == 0 {
             self.per_namespace.remove(workload.namespace());
         }
-        let change = match record {
+        let same = match (&before, &after) {
+            (Some(before), Some(after)) => before.same_view(after),
+            (before, after) => before.is_none() && after.is_none(),
+        };
+        self.tell((!same).then(|| Change::Workload(workload.clone())));
+    }
+
+    fn remove(&mut self, workload: &Workload) {
+        self.change(workload, |inner| inner.set(workload, None));
+    }
+
+    /// Unless a later one is known. Only within [`Inner::change`].
+    fn set_record(&mut self, versioned: Versioned) {
+        let Versioned { entry, revision } = versioned;
+        let known = self.known.get(&entry.workload);
+        if known.is_some_and(|known| known.revision > revision) {
+            return;
+        }
+        let known = Known {
+            revision,
+            capped: entry.capped,
+        };
+        self.set(&entry.workload, Some((entry.record, known)));
+    }
+
+    /// Only within [`Inner::change`].
+    fn set(&mut self, workload: &Workload, record: Option<(Record, Known)>) {
+        let stored = self.graph.workload(workload);
+        self.dependencies -= stored.map_or(0, |record| record.learned.len());
+        let record = match record {
             Some((record, known)) => {
+                self.dependencies += record.learned.len();
                 self.known.insert(workload.clone(), known);
-                self.graph.set_workload(workload, Some(record))
+                Some(record)
             }
             None => {
                 self.known.remove(workload);
-                self.graph.set_workload(workload, None)
+                None
             }
         };
-        self.tell(change);
+        self.graph.set_workload(workload, record);
+    }
+
+    /// Adds to what is told of a workload, for as long as there is room. Only within [`Inner::change`].
+    fn expect(&mut self, workload: &Workload, calls: &Learned, limit: usize) {
+        let view = self.view(workload).unwrap_or_default();
+        let room = limit.saturating_sub(view.learned.len());
+        let new = calls
+            .dependencies()
+            .filter(|call| !view.learned.contains(call));
+        let new: Vec<Dependency> = new.take(room).collect();
+        if new.is_empty() {
+            return;
+        }
+        let ahead = self.ahead.entry(workload.clone()).or_default();
+        for call in new {
+            // Times are not told.
+            ahead.see(&call, Timestamp::default(), Source::OnDemand);
+        }
     }
 
     fn tell(&self, change: Option<Change>) {

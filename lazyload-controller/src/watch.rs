@@ -11,6 +11,7 @@ use dependency_graph::{Change, api, convert};
 use futures::{Stream, stream};
 use mesh_runtime::drain::Drain;
 use prost::Message as _;
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 use crate::state::{State, Watcher};
@@ -25,12 +26,15 @@ struct Session {
     watcher: Watcher,
     snapshot_complete: bool,
     drain: Drain,
+    until: Instant,
 }
 
-/// The messages of one watch; it ends when the drain starts, so that the watcher finds another replica.
+/// The messages of one watch. It ends when the drain starts, so that the watcher finds another replica, and at `until`,
+/// so that it shows its token again.
 pub fn watch(
     state: State,
     drain: Drain,
+    until: Instant,
 ) -> impl Stream<Item = Result<WatchResponse, Status>> + Send + 'static {
     stream::unfold(None::<Session>, move |session| {
         let (state, drain) = (state.clone(), drain.clone());
@@ -41,6 +45,7 @@ pub fn watch(
                     tokio::select! {
                         () = state.synced() => {}
                         () = drain.started() => return None,
+                        () = sleep_until(until) => return None,
                     }
                     let watcher = state.watch();
                     Session {
@@ -48,6 +53,7 @@ pub fn watch(
                         watcher,
                         snapshot_complete: false,
                         drain,
+                        until,
                     }
                 }
             };
@@ -72,7 +78,7 @@ impl Session {
             response.snapshot_complete = self.snapshot_complete;
             return Some(response);
         }
-        loop {
+        while Instant::now() < self.until {
             let mut changes = self.watcher.told().take(ENTRIES).into_iter();
             let mut response = WatchResponse::default();
             let mut size = 0;
@@ -89,8 +95,10 @@ impl Session {
             tokio::select! {
                 () = self.watcher.told().changed() => {}
                 () = self.drain.started() => return None,
+                () = sleep_until(self.until) => return None,
             }
         }
+        None
     }
 }
 
@@ -107,7 +115,7 @@ fn add(response: &mut WatchResponse, state: &State, change: &Change) -> usize {
             response.namespaces.push(namespace);
             size
         }
-        Change::Workload(workload) => match state.record(workload) {
+        Change::Workload(workload) => match state.view(workload) {
             Some(record) => {
                 let told = convert::workload_state(workload, &record);
                 let size = told.encoded_len();

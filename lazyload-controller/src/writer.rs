@@ -1,10 +1,10 @@
 //! Gathers what is learned per workload, so that a burst of first calls is one write, and keeps at it until it is
-//! stored. What is told to watchers is what was stored.
+//! stored. Watchers are told at once; who reported is told once it is stored.
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use dependency_graph::{Learned, Workload};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
@@ -20,7 +20,7 @@ use mesh_runtime::drain::Drain;
 
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Outcome, Refusal};
-use crate::state::State;
+use crate::state::{State, Versioned};
 use crate::store::{Error, Store, Stored};
 
 /// Dependencies not yet stored, of all workloads together. Who would add to as many waits.
@@ -136,7 +136,8 @@ impl Writer {
     ) -> Result<(), Infallible> {
         let shared = &self.shared;
         let mut writes = JoinSet::new();
-        let mut busy = HashSet::new();
+        // The workloads of the writes under way. One that panics must not keep its workload busy.
+        let mut busy = HashMap::new();
         loop {
             let due = shared.start_due(&mut writes, &mut busy);
             if drain.is_draining() && writes.is_empty() && shared.pending.lock().is_empty() {
@@ -152,9 +153,14 @@ impl Writer {
                 () = next_due => {}
                 () = shared.news.notified() => {}
                 Some(workload) = stale.recv() => shared.add(workload, &Learned::new(), None),
-                Some(done) = writes.join_next() => match done {
-                    Ok(workload) => { busy.remove(&workload); }
-                    Err(error) => warn!(%error, "a write ended badly"),
+                Some(done) = writes.join_next_with_id() => match done {
+                    Ok((id, ())) => { busy.remove(&id); }
+                    Err(error) => {
+                        warn!(%error, "a write ended badly; what it was to store is not acknowledged");
+                        if let Some(workload) = busy.remove(&error.id()) {
+                            shared.settle(&workload, None);
+                        }
+                    }
                 },
                 () = drain.started(), if !drain.is_draining() => {}
             }
@@ -166,6 +172,9 @@ impl Shared {
     fn add(&self, workload: Workload, calls: &Learned, waiting: Option<Waiting>) {
         let now = Instant::now();
         let mut pending = self.pending.lock();
+        // Under the lock, as in settle: what is told follows what is pending.
+        self.state
+            .expect(&workload, calls, self.limits.dependencies);
         let entry = pending
             .entry(workload)
             .or_insert_with(|| Pending::new(now, now + self.window));
@@ -174,18 +183,29 @@ impl Shared {
         self.news.notify_one();
     }
 
+    /// Tells what became of a write.
+    fn settle(&self, workload: &Workload, stored: Option<Versioned>) {
+        let pending = self.pending.lock();
+        let rest = pending.get(workload).map(|pending| &pending.calls);
+        self.state
+            .settle(workload, stored, rest, self.limits.dependencies);
+    }
+
     /// Starts what is due, and says when the next will be. Never two writes of one workload at once: they would only
     /// meet each other's conflict.
     fn start_due(
         self: &Arc<Self>,
-        writes: &mut JoinSet<Workload>,
-        busy: &mut HashSet<Workload>,
+        writes: &mut JoinSet<()>,
+        busy: &mut HashMap<Id, Workload>,
     ) -> Option<Instant> {
         let now = Instant::now();
         let mut pending = self.pending.lock();
+        let is_busy = |busy: &HashMap<Id, Workload>, workload: &Workload| {
+            busy.values().any(|one| one == workload)
+        };
         let due = pending
             .iter()
-            .filter(|(workload, p)| p.not_before <= now && !busy.contains(*workload));
+            .filter(|(workload, p)| p.not_before <= now && !is_busy(busy, workload));
         let room = WRITES.saturating_sub(writes.len());
         let due: Vec<Workload> = due
             .map(|(workload, _)| workload.clone())
@@ -193,18 +213,15 @@ impl Shared {
             .collect();
         for workload in due {
             if let Some(taken) = pending.remove(&workload) {
-                busy.insert(workload.clone());
-                let shared = self.clone();
-                writes.spawn(async move {
-                    shared.write(&workload, taken).await;
-                    workload
-                });
+                let (shared, of) = (self.clone(), workload.clone());
+                let write = writes.spawn(async move { shared.write(&of, taken).await });
+                busy.insert(write.id(), workload);
             }
         }
         // When no more writes may start, the end of one is what is waited for.
         let waiting = pending
             .iter()
-            .filter(|(workload, _)| !busy.contains(*workload));
+            .filter(|(workload, _)| !is_busy(busy, workload));
         let next = waiting.map(|(_, pending)| pending.not_before).min();
         next.filter(|_| writes.len() < WRITES)
     }
@@ -217,7 +234,7 @@ impl Shared {
         {
             Ok(stored) => {
                 self.count(&stored);
-                self.state.set_record(stored.now);
+                self.settle(workload, Some(stored.now));
                 self.metrics
                     .write_seconds
                     .observe(pending.since.elapsed().as_secs_f64());
@@ -228,6 +245,7 @@ impl Shared {
                 warn!(%workload, %error, "what was learned is dropped: it can never be stored");
                 let refused = Outcome::Refused(Refusal::Unwritable);
                 self.metrics.observed(refused, pending.calls.len());
+                self.settle(workload, None);
                 acknowledge(pending.waiting);
             }
         }

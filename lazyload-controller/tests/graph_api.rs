@@ -92,13 +92,12 @@ async fn what_makes_no_sense_is_refused_and_counted_and_the_stream_goes_on() {
     let many = (0..1002).map(|_| seen("reviews", "good.shop")).collect();
     reporter.send_and_wait(many).await;
     let (_, snapshot) = controller.watch().await;
-    assert_eq!(hosts(&snapshot.workloads[0]), ["good.shop", "unknown.time"]);
-    for (result, count) in [
-        ("malformed", 2.0),
-        ("too_old", 1.0),
-        ("too_new", 1.0),
-        ("batch_too_large", 2.0),
-    ] {
+    assert_eq!(
+        hosts(&snapshot.workloads[0]),
+        ["good.shop", "new.shop", "old.shop", "unknown.time"],
+        "times that make no sense are unknown ones"
+    );
+    for (result, count) in [("malformed", 2.0), ("batch_too_large", 2.0)] {
         let line = format!("lazymesh_controller_observations_total{{result=\"{result}\"}} ");
         assert_eq!(controller.metric(&line).await, count, "{result}");
     }
@@ -362,5 +361,33 @@ async fn admin_tells_readiness_and_the_graph_and_ports_are_written() {
         serde_json::from_slice(&std::fs::read(&ports).unwrap()).unwrap();
     assert_eq!(written["grpc"], controller.address.port());
     assert_eq!(written["admin"], controller.admin.port());
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_end_with_age_and_go_on_anew() {
+    let flags = [
+        "--store",
+        "memory",
+        "--auth",
+        "none",
+        "--max-stream-age",
+        "2s",
+    ];
+    let controller = Controller::start(&flags).await;
+    let (mut watch, _) = controller.watch().await;
+    let mut reporter = controller.report().await;
+    reporter
+        .send_and_wait(vec![seen("reviews", "a.shop")])
+        .await;
+    next(&mut watch).await;
+    assert!(in_time(watch.message()).await.unwrap().is_none());
+    assert!(in_time(reporter.answers.message()).await.unwrap().is_none());
+    let mut reporter = controller.report().await;
+    reporter
+        .send_and_wait(vec![seen("reviews", "b.shop")])
+        .await;
+    let (_, snapshot) = controller.watch().await;
+    assert_eq!(hosts(&snapshot.workloads[0]), ["a.shop", "b.shop"]);
     controller.stop().await;
 }

@@ -103,3 +103,11 @@ fn bad_values_are_refused() {
         assert_eq!(parsed.unwrap_err().exit_code(), 2, "{bad:?}");
     }
 }
+
+#[test]
+fn streams_must_be_allowed_some_age() {
+    let hour = Duration::from_secs(3600);
+    assert_eq!(serve(&[]).max_stream_age, hour);
+    let none = ["lazyload-controller", "--max-stream-age", "0s"];
+    assert!(Cli::try_parse_from(none).is_err());
+}

@@ -67,7 +67,13 @@ fn times_are_believed_within_reason() {
         seen("newer.x", Some(newest + 1)),
         seen("unknown.x", None),
     ];
-    let expected = [("newest.x", NOW), ("oldest.x", oldest), ("unknown.x", NOW)];
+    let expected = [
+        ("newer.x", NOW),
+        ("newest.x", NOW),
+        ("older.x", NOW),
+        ("oldest.x", oldest),
+        ("unknown.x", NOW),
+    ];
     assert_eq!(
         judge(&reports, batch),
         expected.map(|(host, seen)| (host.to_owned(), seen))
@@ -99,6 +105,8 @@ fn what_is_known_is_not_written_again_until_it_is_old() {
         judge(&reports, vec![seen("known.x", Some(NOW - 20_000))]),
         []
     );
+    let nonsense = judge(&reports, vec![seen("known.x", Some(2 * NOW))]);
+    assert_eq!(nonsense, [], "a nonsense time makes no last call later");
     let fresh = judge(&reports, vec![seen("known.x", Some(NOW))]);
     assert_eq!(fresh, [("known.x".to_owned(), NOW)]);
 }

@@ -225,3 +225,67 @@ async fn it_is_synced_when_both_are_known() {
     state.namespaces_synced();
     waiting.await.unwrap();
 }
+
+fn calls(hosts: &[&str]) -> Learned {
+    versioned("x", hosts, 0).entry.record.learned
+}
+
+fn told(state: &State, name: &str) -> Option<usize> {
+    let view = state.view(&workload(name));
+    view.map(|record| record.learned.len())
+}
+
+#[test]
+fn what_is_on_its_way_is_told_and_not_taken_for_stored() {
+    let state = state();
+    let reviews = workload("reviews");
+    state.set_record(versioned("reviews", &["a.b"], 1));
+    state.expect(&reviews, &calls(&["a.b", "c.d", "e.f"]), 2);
+    assert_eq!(told(&state, "reviews"), Some(2), "up to the limit");
+    assert_eq!(known(&state, "reviews"), Some(1));
+    let limits = Limits::default();
+    let would = state.would(&reviews, &dependency("c.d"), Some(at(1000)), &limits);
+    assert_eq!(would.0, Observed::New);
+    // An echo of someone else's write does not take it back.
+    state.set_record(versioned("reviews", &["a.b"], 2));
+    assert_eq!(told(&state, "reviews"), Some(2));
+    let stored = versioned("reviews", &["a.b", "c.d"], 3);
+    state.settle(&reviews, Some(stored), Some(&calls(&["g.h"])), 9);
+    assert_eq!(
+        (known(&state, "reviews"), told(&state, "reviews")),
+        (Some(2), Some(3))
+    );
+    state.settle(&reviews, None, None, 9);
+    assert_eq!(told(&state, "reviews"), Some(2));
+}
+
+#[test]
+fn workloads_on_their_way_count_towards_the_limit() {
+    let state = state();
+    let limits = Limits {
+        workloads: 1,
+        ..Limits::default()
+    };
+    state.expect(&workload("a"), &calls(&["a.b"]), 9);
+    let would = |name| {
+        state
+            .would(&workload(name), &dependency("a.b"), None, &limits)
+            .0
+    };
+    assert_eq!((would("a"), would("b")), (Observed::New, Observed::Refused));
+    state.settle(&workload("a"), None, None, 9);
+    assert_eq!(would("b"), Observed::New);
+}
+
+#[test]
+fn a_late_answer_to_a_write_brings_back_no_deleted_record() {
+    let state = state();
+    state.set_record(versioned("reviews", &["a.b"], 5));
+    state.remove_record(&workload("reviews"), 7);
+    let late = versioned("reviews", &["a.b"], 6);
+    state.settle(&workload("reviews"), Some(late), None, 9);
+    assert_eq!(known(&state, "reviews"), None);
+    let anew = versioned("reviews", &["a.b"], 8);
+    state.settle(&workload("reviews"), Some(anew), None, 9);
+    assert_eq!(known(&state, "reviews"), Some(1));
+}

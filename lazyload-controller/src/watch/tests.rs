@@ -40,10 +40,14 @@ fn drain() -> Drain {
     Drain::new(Duration::from_secs(1))
 }
 
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
 #[tokio::test]
 async fn nothing_is_told_before_everything_is_known() {
     let state = State::new(Metrics::new(&Registry::new()).unwrap());
-    let mut stream = pin!(watch(state.clone(), drain()));
+    let mut stream = pin!(watch(state.clone(), drain(), far()));
     state.records_synced();
     assert!(stream.next().now_or_never().is_none());
     state.namespaces_synced();
@@ -56,7 +60,7 @@ async fn a_snapshot_ends_once_and_changes_follow() {
     for index in 0..ENTRIES + 1 {
         set(&state, &format!("w{index}"), 1);
     }
-    let mut stream = pin!(watch(state.clone(), drain()));
+    let mut stream = pin!(watch(state.clone(), drain(), far()));
     let first = stream.next().await.unwrap().unwrap();
     assert_eq!(
         (first.workloads.len(), first.snapshot_complete),
@@ -80,7 +84,7 @@ async fn a_snapshot_ends_once_and_changes_follow() {
 #[tokio::test]
 async fn what_came_and_went_unseen_is_told_as_gone() {
     let state = state();
-    let mut stream = pin!(watch(state.clone(), drain()));
+    let mut stream = pin!(watch(state.clone(), drain(), far()));
     stream.next().await.unwrap().unwrap();
     set(&state, "a", 1);
     state.remove_record(&Workload::new("shop", "Deployment", "a").unwrap(), 2);
@@ -92,8 +96,21 @@ async fn what_came_and_went_unseen_is_told_as_gone() {
 #[tokio::test]
 async fn a_drain_ends_it() {
     let (state, drain) = (state(), drain());
-    let mut stream = pin!(watch(state, drain.clone()));
+    let mut stream = pin!(watch(state, drain.clone(), far()));
     stream.next().await.unwrap().unwrap();
     drain.start();
     assert!(stream.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn age_ends_it_though_there_is_news() {
+    let state = state();
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut idle = pin!(watch(state.clone(), drain(), until));
+    let mut busy = pin!(watch(state.clone(), drain(), until));
+    idle.next().await.unwrap().unwrap();
+    busy.next().await.unwrap().unwrap();
+    assert!(idle.next().await.is_none());
+    set(&state, "a", 1);
+    assert!(busy.next().await.is_none());
 }

@@ -17,6 +17,7 @@ use crate::store::memory::Memory;
 struct Flaky {
     failures: AtomicUsize,
     unwritable: bool,
+    panics: AtomicUsize,
     writes: AtomicUsize,
     memory: Memory,
 }
@@ -37,6 +38,10 @@ impl Store for Flaky {
         limits: &'a Limits,
     ) -> BoxFuture<'a, Result<Stored, Error>> {
         self.writes.fetch_add(1, Ordering::SeqCst);
+        let panic = self
+            .panics
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        assert!(panic.is_err(), "on purpose");
         if self.unwritable {
             return std::future::ready(Err(Error::Unwritable("gone".into()))).boxed();
         }
@@ -138,7 +143,7 @@ async fn nothing_is_acknowledged_before_it_is_stored() {
     advance(WINDOW + Duration::from_millis(50)).await;
     tokio::task::yield_now().await;
     assert_eq!(ticket.try_recv(), Err(TryRecvError::Empty));
-    assert!(bench.state.record(&workload("a")).is_none(), "nor told");
+    assert!(bench.state.record(&workload("a")).is_none(), "nor known");
     ticket.await.unwrap();
     assert_eq!(bench.writes(), 4);
     assert!(bench.state.record(&workload("a")).is_some());
@@ -221,4 +226,56 @@ async fn too_much_waits() {
     let _ticket = bench.writer.submit(workload("a"), large).await;
     let next = tokio::time::timeout(Duration::from_secs(60), bench.submit("b", "h.x"));
     assert!(next.await.is_err());
+}
+
+fn told(bench: &Bench, name: &str) -> Option<usize> {
+    let view = bench.state.view(&workload(name));
+    view.map(|record| record.learned.len())
+}
+
+#[tokio::test(start_paused = true)]
+async fn watchers_do_not_wait_for_the_store_and_hear_it_once() {
+    let bench = bench(Flaky {
+        failures: 3.into(),
+        ..Flaky::default()
+    });
+    let watcher = bench.state.watch();
+    let ticket = bench.submit("a", "h.x").await;
+    assert_eq!(bench.writes(), 0);
+    assert_eq!(told(&bench, "a"), Some(1));
+    assert_eq!(watcher.told().take(9).len(), 1);
+    assert_eq!(bench.state.watch().snapshot.len(), 1, "a new watcher too");
+    ticket.await.unwrap();
+    assert!(bench.state.record(&workload("a")).is_some());
+    assert_eq!(watcher.told().take(9), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_told_and_cannot_be_stored_is_taken_back() {
+    let bench = bench(Flaky {
+        unwritable: true,
+        ..Flaky::default()
+    });
+    let watcher = bench.state.watch();
+    let ticket = bench.submit("a", "h.x").await;
+    assert_eq!(watcher.told().take(9).len(), 1);
+    ticket.await.unwrap();
+    assert_eq!(watcher.told().take(9).len(), 1);
+    assert_eq!(told(&bench, "a"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_panics_is_not_acknowledged_and_blocks_nothing() {
+    let bench = bench(Flaky {
+        panics: 1.into(),
+        ..Flaky::default()
+    });
+    assert!(bench.submit("a", "h.x").await.await.is_err());
+    while told(&bench, "a").is_some() {
+        advance(Duration::from_millis(1)).await;
+    }
+    bench.submit("a", "h.x").await.await.unwrap();
+    assert_eq!(told(&bench, "a"), Some(1));
+    bench.drain.start();
+    bench.running.await.unwrap().unwrap();
 }
