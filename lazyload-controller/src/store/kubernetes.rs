@@ -1,6 +1,9 @@
 //! Keeps the graph in `WorkloadDependencies` resources. Any number of replicas may write: the status is written with
 //! the resource version it was read at, and a conflict leads to reading again.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::pin::pin;
@@ -12,10 +15,10 @@ use futures::future::{BoxFuture, try_join};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{PartialObjectMeta, PostParams};
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, ObjectMeta};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource as _, ResourceExt};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -29,6 +32,8 @@ use crate::state::{State, Versioned};
 const ATTEMPTS: u32 = 8;
 /// First wait after a conflict; it doubles.
 const CONFLICT_WAIT: Duration = Duration::from_millis(5);
+/// How long a write may take, all its attempts together. Trying again does no harm: it is a set union.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Clone)]
@@ -91,33 +96,16 @@ impl Kubernetes {
                 .default_backoff()
                 .boxed()
         );
-        let (mut listed, mut as_of) = (HashSet::new(), 0);
+        let mut records = Records {
+            state,
+            stale,
+            metrics: &self.metrics,
+            listed: HashSet::new(),
+            as_of: 0,
+        };
         while let Some(event) = events.next().await {
             match event {
-                Ok(Event::Init) => {
-                    listed.clear();
-                    as_of = state.revision();
-                }
-                Ok(Event::InitApply(guard)) => {
-                    if let Some(versioned) = self.read(&guard) {
-                        listed.insert(versioned.entry.workload.clone());
-                        take(state, stale, versioned);
-                    }
-                }
-                Ok(Event::InitDone) => {
-                    state.retain_records(&listed, as_of);
-                    state.records_synced();
-                }
-                Ok(Event::Apply(guard)) => {
-                    if let Some(versioned) = self.read(&guard) {
-                        take(state, stale, versioned);
-                    }
-                }
-                Ok(Event::Delete(guard)) => {
-                    if let Some(Versioned { entry, revision }) = self.read(&guard) {
-                        state.remove_record(&entry.workload, revision);
-                    }
-                }
+                Ok(event) => records.take_in(event),
                 Err(error) => warn!(
                     %error,
                     "watching WorkloadDependencies; trying again (hint: is the CRD installed?)"
@@ -127,27 +115,6 @@ impl Kubernetes {
         Err(Error::Unavailable(
             "the watch of WorkloadDependencies ended".into(),
         ))
-    }
-
-    /// One that cannot be read is skipped, so that it stands in the way of no other.
-    fn read(&self, guard: &DeserializeGuard<WorkloadDependencies>) -> Option<Versioned> {
-        let name = format!(
-            "{}/{}",
-            guard.namespace().unwrap_or_default(),
-            guard.name_any()
-        );
-        let read = match &guard.0 {
-            Ok(resource) => versioned(resource).map_err(|error| error.to_string()),
-            Err(invalid) => Err(invalid.error.clone()),
-        };
-        read.inspect_err(|error| {
-            self.metrics.unreadable.inc();
-            warn!(
-                resource = name,
-                error, "skipping a WorkloadDependencies that cannot be read"
-            );
-        })
-        .ok()
     }
 
     async fn try_learn(
@@ -168,7 +135,11 @@ impl Kubernetes {
                     .await
                 {
                     Ok(resource) => resource,
-                    Err(kube::Error::Api(status)) if status.is_already_exists() => continue,
+                    // Made meanwhile by another replica.
+                    Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                        wait_after_conflict(workload, &mut conflicts).await?;
+                        continue;
+                    }
                     Err(error) => return Err(fault(&error)),
                 },
             };
@@ -178,7 +149,7 @@ impl Kubernetes {
             let Some(status) = learning.status else {
                 let now = Versioned {
                     entry: learning.entry,
-                    revision: revision(&resource),
+                    revision: revision(&resource.metadata),
                 };
                 return Ok(Stored {
                     now,
@@ -206,14 +177,7 @@ impl Kubernetes {
                 }
                 // Gone since it was read: made again on the next turn.
                 Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
-                    conflicts += 1;
-                    if conflicts >= ATTEMPTS {
-                        return Err(Error::Unavailable(format!(
-                            "{conflicts} conflicts in a row"
-                        )));
-                    }
-                    debug!(%workload, conflicts, "changed meanwhile; reading again");
-                    tokio::time::sleep(CONFLICT_WAIT * 2_u32.pow(conflicts - 1)).await;
+                    wait_after_conflict(workload, &mut conflicts).await?;
                 }
                 Err(error) => return Err(fault(&error)),
             }
@@ -242,30 +206,123 @@ impl Store for Kubernetes {
         calls: &'a Learned,
         limits: &'a Limits,
     ) -> BoxFuture<'a, Result<Stored, Error>> {
-        self.try_learn(workload, calls, limits).boxed()
+        in_time(self.try_learn(workload, calls, limits)).boxed()
     }
 }
 
-fn take(state: &State, stale: &mpsc::Sender<Workload>, versioned: Versioned) {
-    if versioned.entry.stale {
-        // When it is full, the next change or list finds this one again.
-        let _ = stale.try_send(versioned.entry.workload.clone());
+type Guarded = DeserializeGuard<WorkloadDependencies>;
+
+/// What the watch of records says, on its way into the state.
+struct Records<'a> {
+    state: &'a State,
+    stale: &'a mpsc::Sender<Workload>,
+    metrics: &'a Metrics,
+    /// Of the list that is under way.
+    listed: HashSet<Workload>,
+    /// What was known when that list began.
+    as_of: u64,
+}
+
+impl Records<'_> {
+    fn take_in(&mut self, event: Event<Guarded>) {
+        match event {
+            Event::Init => {
+                self.listed.clear();
+                self.as_of = self.state.revision();
+            }
+            Event::InitApply(guard) => {
+                let workload = self.apply(&guard);
+                self.listed.extend(workload);
+            }
+            Event::InitDone => {
+                self.state.retain_records(&self.listed, self.as_of);
+                self.state.records_synced();
+            }
+            Event::Apply(guard) => {
+                self.apply(&guard);
+            }
+            Event::Delete(guard) => {
+                let workload = match read(&guard) {
+                    Ok(versioned) => Some(versioned.entry.workload),
+                    Err(_) => self.before(&guard),
+                };
+                if let Some(workload) = workload {
+                    self.state.remove_record(&workload, revision(guard.meta()));
+                }
+            }
+        }
     }
-    state.set_record(versioned);
+
+    /// Says whose record it is. One that cannot be read is skipped, so that it stands in the way of no other; what was
+    /// known of its workload before stays.
+    fn apply(&self, guard: &Guarded) -> Option<Workload> {
+        match read(guard) {
+            Ok(versioned) => {
+                let workload = versioned.entry.workload.clone();
+                if versioned.entry.stale {
+                    // When it is full, the next change or list finds this one again.
+                    let _ = self.stale.try_send(workload.clone());
+                }
+                self.state.set_record(versioned);
+                Some(workload)
+            }
+            Err(error) => {
+                self.metrics.unreadable.inc();
+                let (namespace, name) = (guard.namespace().unwrap_or_default(), guard.name_any());
+                warn!(
+                    namespace,
+                    name,
+                    error,
+                    "skipping a WorkloadDependencies that cannot be read; what it said before stays"
+                );
+                self.before(guard)
+            }
+        }
+    }
+
+    /// Whose record it was when it could be read.
+    fn before(&self, guard: &Guarded) -> Option<Workload> {
+        let namespace = guard.namespace().unwrap_or_default();
+        self.state.named(&namespace, &guard.name_any())
+    }
+}
+
+fn read(guard: &Guarded) -> Result<Versioned, String> {
+    match &guard.0 {
+        Ok(resource) => versioned(resource).map_err(|error| error.to_string()),
+        Err(invalid) => Err(invalid.error.clone()),
+    }
+}
+
+async fn wait_after_conflict(workload: &Workload, conflicts: &mut u32) -> Result<(), Error> {
+    *conflicts += 1;
+    if *conflicts >= ATTEMPTS {
+        let error = format!("{conflicts} conflicts in a row");
+        return Err(Error::Unavailable(error));
+    }
+    debug!(%workload, conflicts, "changed meanwhile; reading again");
+    tokio::time::sleep(CONFLICT_WAIT * 2_u32.pow(*conflicts - 1)).await;
+    Ok(())
+}
+
+/// Gives up on a write in the end: a connection that died without a word would else hold it for minutes.
+async fn in_time<T>(write: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let late = |_| Error::Unavailable(format!("Kubernetes took longer than {PATIENCE:?}"));
+    tokio::time::timeout(PATIENCE, write).await.map_err(late)?
 }
 
 fn versioned(resource: &WorkloadDependencies) -> Result<Versioned, crate::resource::Error> {
     let entry: Entry = entry(resource)?;
     Ok(Versioned {
         entry,
-        revision: revision(resource),
+        revision: revision(&resource.metadata),
     })
 }
 
 /// Resource versions are numbers that grow over all objects; Kubernetes promises it since 1.35, and etcd gave none else
 /// before. One that is no number is taken as the latest there can be, so that it is never ignored.
-fn revision(resource: &WorkloadDependencies) -> u64 {
-    let version = resource.metadata.resource_version.as_deref();
+fn revision(meta: &ObjectMeta) -> u64 {
+    let version = meta.resource_version.as_deref();
     version
         .and_then(|version| version.parse().ok())
         .unwrap_or(u64::MAX)
@@ -293,70 +350,17 @@ fn fault(error: &kube::Error) -> Error {
     let terminating = causes
         .into_iter()
         .any(|cause| cause.reason == "NamespaceTerminating");
+    // Else what is not found is the resource's type: the CRD may come yet.
+    let no_namespace = status.is_not_found()
+        && status
+            .details
+            .as_ref()
+            .is_some_and(|details| details.kind == "namespaces");
     let message = status.message.clone();
     // A namespace that is gone or going, or a record the API server's own validation refuses.
-    if status.is_not_found() || terminating || matches!(status.code, 400 | 413 | 422) {
+    if no_namespace || terminating || matches!(status.code, 400 | 413 | 422) {
         Error::Unwritable(message)
     } else {
         Error::Unavailable(message)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use kube::core::response::{Status, StatusCause, StatusDetails};
-
-    use super::*;
-
-    fn api_error(code: u16, reason: &str, cause: Option<&str>) -> Error {
-        let causes = cause.map(|reason| StatusCause {
-            reason: reason.into(),
-            message: String::new(),
-            field: String::new(),
-        });
-        let causes: Vec<_> = causes.into_iter().collect();
-        let details = StatusDetails {
-            name: String::new(),
-            group: String::new(),
-            kind: String::new(),
-            uid: String::new(),
-            causes,
-            retry_after_seconds: 0,
-        };
-        let status = Status::failure("m", reason)
-            .with_code(code)
-            .with_details(details);
-        fault(&kube::Error::Api(status.boxed()))
-    }
-
-    #[test]
-    fn only_what_can_never_work_is_given_up() {
-        for (code, reason, cause) in [
-            (404, "NotFound", None),
-            (403, "Forbidden", Some("NamespaceTerminating")),
-            (422, "Invalid", None),
-            (413, "RequestEntityTooLarge", None),
-        ] {
-            let fault = api_error(code, reason, cause);
-            assert!(matches!(fault, Error::Unwritable(_)), "{code} {fault:?}");
-        }
-        for (code, reason) in [
-            (403, "Forbidden"),
-            (401, "Unauthorized"),
-            (429, "TooManyRequests"),
-            (500, "InternalError"),
-        ] {
-            let fault = api_error(code, reason, None);
-            assert!(matches!(fault, Error::Unavailable(_)), "{code} {fault:?}");
-        }
-    }
-
-    #[test]
-    fn a_revision_that_is_no_number_is_the_latest() {
-        let mut resource = new_record(&Workload::new("shop", "Deployment", "a").unwrap());
-        resource.metadata.resource_version = Some("41".into());
-        assert_eq!(revision(&resource), 41);
-        resource.metadata.resource_version = Some("opaque".into());
-        assert_eq!(revision(&resource), u64::MAX);
     }
 }

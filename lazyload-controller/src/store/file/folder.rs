@@ -36,7 +36,7 @@ pub(super) struct Folder {
 #[derive(Debug)]
 struct Seen {
     stamp: Stamp,
-    documents: Vec<Option<Known>>,
+    documents: Vec<Known>,
 }
 
 /// What of a document matters here.
@@ -44,6 +44,16 @@ struct Seen {
 enum Known {
     Namespace(String, Option<Mode>),
     Record(Box<Entry>),
+}
+
+impl Known {
+    fn same_subject(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Namespace(one, _), Self::Namespace(other, _)) => one == other,
+            (Self::Record(one), Self::Record(other)) => one.workload == other.workload,
+            _ => false,
+        }
+    }
 }
 
 /// What of a file changes when it does.
@@ -87,7 +97,8 @@ impl Folder {
     /// Looks at every file, and tells what changed since the last time.
     pub(super) fn look(&mut self, state: &State) -> Result<(), Error> {
         let paths = self.list()?;
-        self.files.retain(|path, _| paths.contains(path));
+        self.files
+            .retain(|path, _| paths.binary_search(path).is_ok());
         for path in paths {
             match stamp(&path) {
                 Ok(now) if self.files.get(&path).is_none_or(|seen| seen.stamp != now) => {
@@ -123,11 +134,14 @@ impl Folder {
         Ok(paths)
     }
 
-    /// Reads one file. A document that cannot be read is skipped, and what it said before is forgotten.
+    /// Reads one file. A document that cannot be read is skipped. Nobody knows which of those before it was; so what the
+    /// file said before, and none of its documents says now, stays until all of them can be read.
     fn read(&mut self, path: PathBuf, stamp: Stamp) {
-        let skip = |number: usize, error: &str| {
+        let mut broken = false;
+        let mut skip = |number: usize, error: &str| {
+            broken = true;
             self.metrics.unreadable.inc();
-            warn!(file = %path.display(), document = number, error, "skipping a document that cannot be read");
+            warn!(file = %path.display(), document = number, error, "skipping a document that cannot be read; what it said before stays");
         };
         let text = if stamp.length > LARGEST {
             Err(format!("it is larger than {LARGEST} bytes"))
@@ -138,30 +152,31 @@ impl Folder {
             skip(0, &error);
             String::new()
         });
-        let documents = documents::split(&text)
-            .into_iter()
-            .enumerate()
-            .map(|(index, text)| match documents::read(text) {
-                Ok(Document::Namespace(name, mode)) => Some(Known::Namespace(name, mode)),
-                Ok(Document::Record(record)) => Some(Known::Record(Box::new(record.1))),
-                Ok(Document::Empty) => None,
-                Err(error) => {
-                    skip(index + 1, &error);
-                    None
+        let mut documents = Vec::new();
+        for (index, text) in documents::split(&text).into_iter().enumerate() {
+            match documents::read(text) {
+                Ok(Document::Namespace(name, mode)) => documents.push(Known::Namespace(name, mode)),
+                Ok(Document::Record(record)) => documents.push(Known::Record(Box::new(record.1))),
+                Ok(Document::Empty) => {}
+                Err(error) => skip(index + 1, &error),
+            }
+        }
+        if broken && let Some(before) = self.files.remove(&path) {
+            for known in before.documents {
+                if !documents.iter().any(|now| now.same_subject(&known)) {
+                    documents.push(known);
                 }
-            });
-        let documents = documents.collect();
+            }
+        }
         self.files.insert(path, Seen { stamp, documents });
     }
 
     fn tell(&mut self, state: &State) {
         let (mut namespaces, mut workloads) = (HashSet::new(), HashSet::new());
-        let known = self.files.iter().flat_map(|(path, seen)| {
-            seen.documents
-                .iter()
-                .flatten()
-                .map(move |document| (path, document))
-        });
+        let known = self
+            .files
+            .iter()
+            .flat_map(|(path, seen)| seen.documents.iter().map(move |document| (path, document)));
         for (path, document) in known {
             let first = match document {
                 Known::Namespace(name, mode) => {
@@ -206,9 +221,9 @@ impl Folder {
             None => {
                 let path = self.path.join(file_name(workload));
                 if path.exists() {
-                    // It holds something unreadable, which someone may want to mend.
+                    // It holds something else, which is not to be written over.
                     return Err(Error::Unwritable(format!(
-                        "{}: cannot be read",
+                        "{}: it has no record of {workload}",
                         path.display()
                     )));
                 }
@@ -255,10 +270,8 @@ impl Folder {
         Error,
     > {
         let has = |seen: &Seen| {
-            let records = seen.documents.iter().flatten();
-            records
-                .into_iter()
-                .any(|d| matches!(d, Known::Record(e) if e.workload == *workload))
+            let mut records = seen.documents.iter();
+            records.any(|d| matches!(d, Known::Record(e) if e.workload == *workload))
         };
         let expected = self.path.join(file_name(workload));
         let known = self
@@ -274,18 +287,22 @@ impl Folder {
                     return Err(Error::Unavailable(format!("{}: {error}", path.display())));
                 }
             };
-            let found =
-                documents::split(&text)
-                    .into_iter()
-                    .enumerate()
-                    .find_map(|(index, text)| match documents::read(text) {
-                        Ok(Document::Record(record)) if record.1.workload == *workload => {
-                            Some((index, record.0))
-                        }
-                        _ => None,
-                    });
+            let (mut found, mut broken) = (None, None);
+            for (index, text) in documents::split(&text).into_iter().enumerate() {
+                match documents::read(text) {
+                    Ok(Document::Record(record)) if record.1.workload == *workload => {
+                        found = found.or(Some((index, record.0)));
+                    }
+                    Ok(_) => {}
+                    Err(error) => broken = Some(error),
+                }
+            }
             if let Some((index, resource)) = found {
                 return Ok(Some((path, text, index, resource)));
+            }
+            if let Some(error) = broken {
+                // It may be the record: a second one beside it would hide what someone wants to mend.
+                return Err(Error::Unwritable(format!("{}: {error}", path.display())));
             }
         }
         Ok(None)

@@ -167,3 +167,46 @@ fn a_folder_that_is_none_is_said() {
     let error = Folder::open(path.path().join("none"), metrics()).unwrap_err();
     assert!(error.to_string().contains("no such folder"), "{error}");
 }
+
+#[test]
+fn a_document_broken_by_hand_keeps_its_last_good_state() {
+    let path = tempfile::tempdir().unwrap();
+    let file = path.path().join("all.yaml");
+    let namespace = |name| {
+        format!(
+            "kind: Namespace\nmetadata: {{name: {name}, labels: {{lazymesh.dev/mode: observe}}}}\n---\n"
+        )
+    };
+    let record = "kind: WorkloadDependencies\napiVersion: lazymesh.dev/v1alpha1\n\
+        metadata: {name: deployment-reviews, namespace: shop}\n\
+        spec: {workloadRef: {kind: Deployment, name: reviews}}\n";
+    std::fs::write(&file, namespace("shop") + record).unwrap();
+    let mut folder = Folder::open(path.path().into(), metrics()).unwrap();
+    let state = State::new(metrics());
+    folder.look(&state).unwrap();
+    learn(&mut folder, "reviews", "a.b").unwrap();
+    folder.look(&state).unwrap();
+
+    // Broken, and the other document changed.
+    std::fs::write(
+        &file,
+        namespace("other") + "kind: WorkloadDependencies\nspec: {",
+    )
+    .unwrap();
+    for _ in 0..2 {
+        folder.look(&state).unwrap();
+        assert_eq!(state.record(&workload("reviews")).unwrap().learned.len(), 1);
+        assert_eq!(state.namespace("other"), Some(Mode::Observe));
+    }
+    assert!(matches!(
+        learn(&mut folder, "reviews", "c.d"),
+        Err(Error::Unwritable(_))
+    ));
+    assert!(!path.path().join("shop.deployment-reviews.yaml").exists());
+
+    // Mended without it, it is gone.
+    std::fs::write(&file, namespace("other")).unwrap();
+    folder.look(&state).unwrap();
+    assert!(state.record(&workload("reviews")).is_none());
+    assert_eq!(state.namespace("shop"), None);
+}
