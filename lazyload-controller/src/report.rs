@@ -172,7 +172,7 @@ impl Session {
             let turn = tokio::select! {
                 biased;
                 Some(stored) = unstored.next() => Turn::Stored(stored),
-                () = sleep_until(*until) => return Ok(None),
+                () = sleep_until(*until), if open || !unstored.is_empty() => return Ok(None),
                 () = drain.started(), if open => Turn::Closed,
                 batch = read(incoming), if reading => Turn::Read(batch),
                 else => return Ok(None),

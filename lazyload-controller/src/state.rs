@@ -443,11 +443,15 @@ impl Inner {
 
     /// Adds to what is told of a workload, for as long as there is room. Only within [`Inner::change`].
     fn expect(&mut self, workload: &Workload, calls: &Learned, limit: usize) {
-        let view = self.view(workload).unwrap_or_default();
-        let room = limit.saturating_sub(view.learned.len());
+        let told = [
+            self.graph.workload(workload).map(|record| &record.learned),
+            self.ahead.get(workload),
+        ];
+        let told = || told.iter().flatten();
+        let room = limit.saturating_sub(told().map(|learned| learned.len()).sum());
         let new = calls
             .dependencies()
-            .filter(|call| !view.learned.contains(call));
+            .filter(|call| !told().any(|learned| learned.contains(call)));
         let new: Vec<Dependency> = new.take(room).collect();
         if new.is_empty() {
             return;

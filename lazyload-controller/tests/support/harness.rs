@@ -41,7 +41,8 @@ impl Controller {
 
     pub(crate) async fn start_with(flags: &[&str]) -> Self {
         let flags = Cli::try_parse_from(flags).unwrap().serve;
-        let drain = Drain::new(Duration::from_secs(10));
+        // Longer than a test may take: a stream that does not end by itself fails it.
+        let drain = Drain::new(3 * DEADLINE);
         let app = App::bind(&flags, None, drain.clone()).await.unwrap();
         let (address, admin) = (app.address(), app.admin_address());
         Self {
