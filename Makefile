@@ -20,7 +20,7 @@ build: need-cargo ## Build the three programs for release, into target/release
 demo: need-cargo ## Show a plain sidecar beside a lazy one, with real Envoys, on an embedded mesh of 1,000 services
 	@envoy=$$(tests/testbed/setup envoy | sed -n 's/^ENVOY=//p'); \
 	cargo build --locked --profile demo -p mesh-tests --bin demo -p xds-shim --bin xds-shim -p lazyload-controller --bin lazyload-controller; \
-	target/demo/demo --envoy "$$envoy" --out target/demo $(DEMO_FLAGS)
+	$(or $(CARGO_TARGET_DIR),target)/demo/demo --envoy "$$envoy" --out target/demo $(DEMO_FLAGS)
 
 fmt: need-cargo ## Format the code
 	cargo fmt --all
