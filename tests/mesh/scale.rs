@@ -110,7 +110,7 @@ async fn make_services(ns: &Namespace, server: &Pod) -> Result<()> {
     for from in (0..SERVICES).step_by(250) {
         let mut yaml = String::new();
         for i in from..from + 250 {
-            let called = i % 10 == 0 && i / 10 < 3 * CALLS;
+            let called = i.is_multiple_of(10) && i / 10 < 3 * CALLS;
             write_service(&mut yaml, i, server, called)?;
         }
         ns.apply(&yaml).await?;
@@ -119,7 +119,7 @@ async fn make_services(ns: &Namespace, server: &Pod) -> Result<()> {
 }
 
 fn write_service(yaml: &mut String, i: u32, server: &Pod, called: bool) -> Result<()> {
-    let tcp = i % 10 == 0;
+    let tcp = i.is_multiple_of(10);
     let tcp_port = if tcp {
         ", {name: tcp, port: 3306, targetPort: 9000}"
     } else {
