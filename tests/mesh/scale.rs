@@ -13,6 +13,9 @@ use crate::on_demand::Shop;
 const MOST_HEAP: f64 = 0.12;
 /// What a held first call may cost over a later one, in milliseconds (median).
 const MOST_HOLD_MS: f64 = 8.0;
+/// What any call takes through a plain sidecar on an idle machine of 2 cores, in milliseconds. Where
+/// it takes longer in the same run, the machine is busy, and holding is measured by that.
+const USUAL_CALL_MS: f64 = 2.0;
 
 const SERVICES: u32 = 1000;
 const CALLS: u32 = 15;
@@ -37,16 +40,19 @@ async fn a_thousand_services(case: Case) -> Result<()> {
         // A busy machine adds to any call; what holding costs shows in the best of three rounds.
         let mut rounds = Vec::new();
         for round in 0..3 {
-            rounds.push(hold_ms(&lazy, round, url).await?);
+            let (_, plain_later) = latencies(&plain, round, url).await?;
+            let (first, later) = latencies(&lazy, round, url).await?;
+            let slowness = (plain_later / USUAL_CALL_MS).max(1.0);
+            println!(
+                "{}: first {first:.2} ms, later {later:.2} ms, a plain sidecar's {plain_later:.2} ms",
+                url(round * CALLS)
+            );
+            rounds.push((first - later) / slowness);
         }
-        println!(
-            "a held first call costs, by round: {rounds:.2?} ms over a later one ({})",
-            url(0)
-        );
         let best = rounds.iter().copied().fold(f64::INFINITY, f64::min);
         ensure!(
             best <= MOST_HOLD_MS,
-            "a held first call costs {rounds:?} ms over a later one"
+            "a held first call costs {rounds:.2?} ms over a later one, by round"
         );
     }
     Ok(())
@@ -85,8 +91,8 @@ fn tcp_url(call: u32) -> String {
     format!("tcp://svc-{}:3306", service_of(call))
 }
 
-/// Median over services of the first call's latency, less the median of later ones'.
-async fn hold_ms(pod: &Pod, round: u32, url: fn(u32) -> String) -> Result<f64> {
+/// Medians over services, in milliseconds: of the first call's latency, and of later ones'.
+async fn latencies(pod: &Pod, round: u32, url: fn(u32) -> String) -> Result<(f64, f64)> {
     let (mut first, mut later) = (Vec::new(), Vec::new());
     for call in round * CALLS..(round + 1) * CALLS {
         let url = url(call);
@@ -96,7 +102,7 @@ async fn hold_ms(pod: &Pod, round: u32, url: fn(u32) -> String) -> Result<f64> {
             if at == 0 { &mut first } else { &mut later }.push(outcome.latency_ms);
         }
     }
-    Ok(median(first) - median(later))
+    Ok((median(first), median(later)))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
