@@ -11,11 +11,11 @@ use crate::on_demand::Shop;
 
 /// A lazy sidecar's config heap, as a part of a plain one's.
 const MOST_HEAP: f64 = 0.12;
-/// What a held first call may cost over a later one, in milliseconds (median).
-const MOST_HOLD_MS: f64 = 8.0;
-/// What any call takes through a plain sidecar on an idle machine of 2 cores, in milliseconds. Where
-/// it takes longer in the same run, the machine is busy, and holding is measured by that.
-const USUAL_CALL_MS: f64 = 2.0;
+/// A held first call through a lazy sidecar, as a multiple of a first call through a plain one, which
+/// makes its connection and handshake too (medians, best of three rounds). Tried on 2 idle cores: 1.9
+/// with a release build of the shim, 2.2 to 2.5 with the build of the tests. A ratio, since milliseconds
+/// depend on what else the machine does.
+const MOST_FIRST_CALL: f64 = 3.0;
 
 const SERVICES: u32 = 1000;
 const CALLS: u32 = 15;
@@ -37,22 +37,20 @@ async fn a_thousand_services(case: Case) -> Result<()> {
         "the lazy sidecar's heap is {heap:.3} of the plain one's"
     );
     for url in [http_url as fn(u32) -> String, tcp_url] {
-        // A busy machine adds to any call; what holding costs shows in the best of three rounds.
         let mut rounds = Vec::new();
         for round in 0..3 {
-            let (_, plain_later) = latencies(&plain, round, url).await?;
+            let (plain_first, plain_later) = latencies(&plain, round, url).await?;
             let (first, later) = latencies(&lazy, round, url).await?;
-            let slowness = (plain_later / USUAL_CALL_MS).max(1.0);
             println!(
-                "{}: first {first:.2} ms, later {later:.2} ms, a plain sidecar's {plain_later:.2} ms",
+                "{}: first {first:.2} ms, later {later:.2} ms; a plain sidecar's {plain_first:.2} and {plain_later:.2} ms",
                 url(round * CALLS)
             );
-            rounds.push((first - later) / slowness);
+            rounds.push(first / plain_first);
         }
         let best = rounds.iter().copied().fold(f64::INFINITY, f64::min);
         ensure!(
-            best <= MOST_HOLD_MS,
-            "a held first call costs {rounds:.2?} ms over a later one, by round"
+            best <= MOST_FIRST_CALL,
+            "a held first call takes {rounds:.2?} times a plain sidecar's first call, by round"
         );
     }
     Ok(())
