@@ -1,5 +1,6 @@
 //! The controller against a real kube-apiserver, which `KUBECONFIG` names, with the CRD installed:
-//! `cargo test -p lazyload-controller --test kubernetes -- --ignored`. Each test has a namespace of its own.
+//! `cargo test -p lazyload-controller --test kubernetes -- --ignored`. `make test` runs them on the testbed, through
+//! `tests/mesh/controller.rs`. Each test has a namespace of its own.
 
 // Clippy sees that a function is for tests only where it says so itself.
 #![allow(clippy::expect_used, clippy::unwrap_used)]

@@ -471,19 +471,7 @@ impl Relaying {
                 }
                 Output::ToIstiod(message) => self.for_istiod.push_back(message),
                 Output::Asked(ask) => self.learned_here(&ask),
-                Output::Nack(type_url, why) => {
-                    self.shared
-                        .metrics
-                        .nacks
-                        .with_label_values(&[type_label(type_url)])
-                        .inc();
-                    tracing::warn!(
-                        proxy = self.proxy.id,
-                        type_url,
-                        why,
-                        "the proxy refused a response"
-                    );
-                }
+                Output::Nack(type_url, why) => self.refused(type_url, &why),
             }
         }
         self.unlisted = true;
@@ -525,6 +513,18 @@ impl Relaying {
         Err(End::new("shim", Status::resource_exhausted(text)))
     }
 
+    /// The proxy refused a response: counted, and said in the log.
+    fn refused(&self, type_url: &str, why: &str) {
+        let label = type_label(type_url);
+        self.shared.metrics.nacks.with_label_values(&[label]).inc();
+        tracing::warn!(
+            proxy = self.proxy.id,
+            type_url,
+            why,
+            "the proxy refused a response"
+        );
+    }
+
     /// A NACK that passes through: error_detail is field 7 of a delta request, 6 of the other, and
     /// type_url is 2 and 4.
     fn count_refusal(&self, message: &[u8]) {
@@ -535,18 +535,7 @@ impl Relaying {
         if let (Ok(Some(status)), Ok(type_url)) =
             (wire::last(message, detail), wire::string(message, type_url))
         {
-            let why = ads::status_message(status);
-            self.shared
-                .metrics
-                .nacks
-                .with_label_values(&[type_label(type_url)])
-                .inc();
-            tracing::warn!(
-                proxy = self.proxy.id,
-                type_url,
-                why,
-                "the proxy refused a response"
-            );
+            self.refused(type_url, &ads::status_message(status));
         }
     }
 }
