@@ -23,6 +23,9 @@ use tracing::{info, warn};
 const SHORTEST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
+/// What is learned within this time goes in one report; and the call that taught it goes first.
+const GATHERING: Duration = Duration::from_millis(20);
+
 /// What streams tell; the sending is [`Controller::report`].
 #[derive(Debug, Clone)]
 pub struct Reporter {
@@ -206,7 +209,7 @@ impl Controller {
                     let observations = observations.into_iter().map(observation).collect();
                     room.send(ReportRequest { sequence, observations });
                 }
-                () = reporter.news.notified() => {}
+                () = reporter.news.notified() => tokio::time::sleep(GATHERING).await,
                 // The answer's head may come only with the first batch.
                 begun = &mut answers, if stored.is_none() => {
                     stored = Some(begun?.into_inner());

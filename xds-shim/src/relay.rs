@@ -4,6 +4,7 @@
 //! metadata: istiod authenticates the pod, not the shim.
 
 mod forward;
+mod head;
 mod stream;
 
 use crate::ads;

@@ -10,6 +10,7 @@ mod clusters;
 mod ledger;
 mod listeners;
 mod named;
+mod outbound;
 
 use crate::admitted::Admitted;
 use crate::ads::{self, DeltaRequest, DeltaResponse};
@@ -21,6 +22,7 @@ use crate::wire;
 use bytes::Bytes;
 use dependency_graph::{Dependency, Port, Protocol, host};
 use ledger::{Ledger, Settled};
+use outbound::Outbound;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// How many names that istiod does not know a proxy may ask for on one stream.
@@ -119,6 +121,7 @@ pub struct Session {
     /// Set when something makes holding impossible: everything is given.
     whole: Option<&'static str>,
     clusters: Ledger,
+    outbound: Outbound,
     endpoints: Ledger,
     listeners: Ledger,
     routes: Ledger,
@@ -156,6 +159,7 @@ impl Session {
             unreported: Vec::new(),
             whole: None,
             clusters: Ledger::new(ads::CDS),
+            outbound: Outbound::default(),
             endpoints: Ledger::new(ads::EDS),
             listeners: Ledger::new(ads::LDS),
             routes: Ledger::new(ads::RDS),
@@ -253,23 +257,10 @@ impl Session {
 
     /// Counts for the eyes of an operator.
     pub fn summary(&self) -> Summary {
-        let outbound = |name: &&str| crate::cluster::is_holdable(name);
-        let all = self
-            .clusters
-            .snapshot
-            .iter()
-            .map(|e| &*e.0.name)
-            .filter(outbound)
-            .count();
-        let given = self
-            .clusters
-            .proxy
-            .keys()
-            .map(|n| &**n)
-            .filter(outbound)
-            .count();
+        let names = self.clusters.proxy.keys();
+        let given = names.filter(|n| crate::cluster::is_holdable(n)).count();
         Summary {
-            held: all.saturating_sub(given),
+            held: self.outbound.count().saturating_sub(given),
             admitted: given,
             unknown: self.unknown.len(),
             whole: self.whole,

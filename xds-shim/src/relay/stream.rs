@@ -4,15 +4,14 @@
 //! (istio#39209). What is read from istiod waits until the proxy took what came before. When one
 //! side ends, the other does: the agent dials again, with a fresh token.
 
+use super::head::Head;
 use super::{FIRST_MESSAGE, RawCodec, Shared, ads};
-use crate::ads::DeltaRequest;
 use crate::graph::Known;
 use crate::metrics::type_label;
 use crate::node::Proxy;
 use crate::session::{Ask, Output, Session};
-use crate::store::Version;
 use crate::streams::{Entry, Stream as Listed};
-use crate::treatment::{self, Reason, Treatment};
+use crate::treatment;
 use crate::wire;
 use bytes::Bytes;
 use dependency_graph::{Mode, Workload};
@@ -140,6 +139,7 @@ async fn run(
         to_istiod,
         for_proxy: VecDeque::new(),
         for_istiod: VecDeque::new(),
+        asks: Vec::new(),
         listed,
         unlisted: false,
     };
@@ -185,70 +185,6 @@ fn call_istiod(
     (to_istiod, responses.try_flatten_stream().boxed())
 }
 
-/// What the first message of a stream tells.
-struct Head {
-    proxy: Proxy,
-    decided: Treatment,
-}
-
-impl Head {
-    async fn read(shared: &Shared, flavor: Flavor, first: &Bytes) -> Self {
-        let whole = |reason| Treatment::PassThrough(reason);
-        // discovery.proto: DeltaDiscoveryRequest has the node first, DiscoveryRequest a version before it.
-        let number = match flavor {
-            Flavor::Delta => 1,
-            Flavor::StateOfTheWorld => 2,
-        };
-        let node = wire::last(first, number).ok().flatten().unwrap_or_default();
-        let proxy = Proxy::decode(node);
-        if flavor == Flavor::StateOfTheWorld {
-            return Self {
-                proxy,
-                decided: whole(Reason::StateOfTheWorld),
-            };
-        }
-        let Ok(request) = DeltaRequest::decode(first) else {
-            return Self {
-                proxy,
-                decided: whole(Reason::NotUnderstood),
-            };
-        };
-        if shared.misunderstood.contains_key(&proxy.id) {
-            return Self {
-                proxy,
-                decided: whole(Reason::NotUnderstood),
-            };
-        }
-        if shared.reporter.is_some() {
-            let heard = shared.graph.heard();
-            let _ = tokio::time::timeout_at(shared.wait_for_controller, heard).await;
-        }
-        let was_lazy = request
-            .initial_versions
-            .iter()
-            .any(|(_, v)| Version::parse(v).is_some());
-        let namespace = proxy.namespace.as_deref().unwrap_or_default();
-        let known = shared.graph.modes(proxy.workload.as_ref(), namespace);
-        let mode = treatment::mode(known, &proxy, was_lazy, shared.default_mode);
-        let decided = treatment::decide(&proxy, mode);
-        Self { proxy, decided }
-    }
-
-    fn workload(&self) -> Option<&Workload> {
-        match &self.decided {
-            Treatment::OnDemand(workload) => Some(workload),
-            Treatment::PassThrough(_) => None,
-        }
-    }
-
-    fn label(&self) -> &'static str {
-        match &self.decided {
-            Treatment::OnDemand(_) => "on_demand",
-            Treatment::PassThrough(reason) => reason.as_str(),
-        }
-    }
-}
-
 /// An on-demand stream's own part.
 struct Lazy {
     session: Session,
@@ -269,12 +205,12 @@ impl Lazy {
 
 /// What a stream waits for.
 enum Event {
-    ProxyTakes,
-    IstiodTakes,
+    Room,
     IstiodTakesNoMore,
     FromProxy(Bytes),
     FromIstiod(Bytes),
     Known(Known),
+    NobodyWaits,
     End(End),
 }
 
@@ -304,6 +240,8 @@ struct Relaying {
     to_istiod: mpsc::Sender<Bytes>,
     for_proxy: VecDeque<Bytes>,
     for_istiod: VecDeque<Bytes>,
+    /// What was asked for on demand and is not yet told to others.
+    asks: Vec<Ask>,
     listed: Entry,
     /// Whether `listed` shows old counts.
     unlisted: bool,
@@ -326,6 +264,7 @@ impl Relaying {
             Ok(()) => self.relay().await,
             Err(end) => end,
         };
+        self.tell();
         if let Some(status) = end.status.clone() {
             // The proxy may be gone, or not reading: then it does not matter any more.
             let _ = tokio::time::timeout(LAST_WORD, self.to_proxy.send(Err(status))).await;
@@ -335,13 +274,10 @@ impl Relaying {
 
     async fn relay(&mut self) -> End {
         loop {
-            if self.unlisted && self.for_proxy.is_empty() && self.for_istiod.is_empty() {
-                self.list();
-            }
+            self.hand_on();
             let event = self.next_event().await;
             let step = match event {
-                Event::ProxyTakes => self.send_to_proxy(),
-                Event::IstiodTakes => self.send_to_istiod(),
+                Event::Room => Ok(()),
                 Event::IstiodTakesNoMore => match self.from_istiod.next().now_or_never() {
                     Some(Some(Err(status))) => Err(End::new("istiod", status)),
                     _ => Err(End::new(
@@ -352,6 +288,10 @@ impl Relaying {
                 Event::FromProxy(message) => self.request(message),
                 Event::FromIstiod(message) => self.response(&message),
                 Event::Known(known) => self.learned_elsewhere(&known),
+                Event::NobodyWaits => {
+                    self.tell();
+                    Ok(())
+                }
                 Event::End(end) => Err(end),
             };
             if let Err(end) = step.and_then(|()| self.check_waiting()) {
@@ -364,11 +304,11 @@ impl Relaying {
     async fn next_event(&mut self) -> Event {
         tokio::select! {
             room = self.to_proxy.reserve(), if !self.for_proxy.is_empty() => match room {
-                Ok(_) => Event::ProxyTakes,
+                Ok(_) => Event::Room,
                 Err(_) => Event::End(End { by: "proxy", status: None }),
             },
             room = self.to_istiod.reserve(), if !self.for_istiod.is_empty() => match room {
-                Ok(_) => Event::IstiodTakes,
+                Ok(_) => Event::Room,
                 Err(_) => Event::IstiodTakesNoMore,
             },
             message = self.from_proxy.message() => match message {
@@ -380,6 +320,8 @@ impl Relaying {
                 Event::of_istiod(message)
             }
             known = changed(&mut self.known) => Event::Known(known),
+            // The connections' own tasks come first: a call may be held.
+            () = tokio::task::yield_now(), if self.untold() => Event::NobodyWaits,
             () = self.to_proxy.closed() => Event::End(End { by: "proxy", status: None }),
             () = self.shared.drain.started() => {
                 Event::End(End::new("drain", Status::unavailable("xds-shim is going away")))
@@ -387,30 +329,13 @@ impl Relaying {
         }
     }
 
-    /// This task is the only one that sends: after there was room, there is room.
-    fn send_to_proxy(&mut self) -> Result<(), End> {
-        match self
-            .for_proxy
-            .pop_front()
-            .map(|message| self.to_proxy.try_send(Ok(message)))
-        {
-            None | Some(Ok(())) => Ok(()),
-            Some(Err(_)) => Err(End {
-                by: "proxy",
-                status: None,
-            }),
-        }
-    }
-
-    fn send_to_istiod(&mut self) -> Result<(), End> {
-        match self
-            .for_istiod
-            .pop_front()
-            .map(|message| self.to_istiod.try_send(message))
-        {
-            None | Some(Ok(())) => Ok(()),
-            Some(Err(_)) => Err(End::new("istiod", Status::unavailable("istiod left"))),
-        }
+    /// Hands on at once what there is room for. What there is none for, [`Self::next_event`] waits for.
+    ///
+    /// The proxy's comes last: tokio runs the task that was woken last next, and another thread has
+    /// to wake up for the one before. A held call waits for the proxy's.
+    fn hand_on(&mut self) {
+        hand_on(&mut self.for_istiod, &self.to_istiod, |m| m);
+        hand_on(&mut self.for_proxy, &self.to_proxy, Ok);
     }
 
     fn request(&mut self, message: Bytes) -> Result<(), End> {
@@ -470,15 +395,25 @@ impl Relaying {
                     self.for_proxy.push_back(message);
                 }
                 Output::ToIstiod(message) => self.for_istiod.push_back(message),
-                Output::Asked(ask) => self.learned_here(&ask),
+                Output::Asked(ask) => self.asks.push(ask),
                 Output::Nack(type_url, why) => self.refused(type_url, &why),
             }
         }
         self.unlisted = true;
     }
 
-    /// Shows the counts, once nobody waits for anything.
-    fn list(&mut self) {
+    /// Whether there is something to tell, and nothing on its way that a call may wait for.
+    fn untold(&self) -> bool {
+        (self.unlisted || !self.asks.is_empty())
+            && self.for_proxy.is_empty()
+            && self.for_istiod.is_empty()
+    }
+
+    /// Says what was learned, and shows the counts.
+    fn tell(&mut self) {
+        for ask in std::mem::take(&mut self.asks) {
+            self.learned_here(&ask);
+        }
         self.unlisted = false;
         if let Some(lazy) = &self.lazy {
             self.listed.show(lazy.session.summary());
@@ -552,6 +487,14 @@ impl From<crate::session::Error> for End {
                 Error::TooManyOpenResponses => Status::resource_exhausted(text),
             },
         )
+    }
+}
+
+fn hand_on<T>(waiting: &mut VecDeque<Bytes>, to: &mpsc::Sender<T>, as_item: fn(Bytes) -> T) {
+    while !waiting.is_empty()
+        && let Ok(room) = to.try_reserve()
+    {
+        room.send(as_item(waiting.pop_front().unwrap_or_default()));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Clusters: held, asked for on demand, given.
 
-use super::ledger::{Entry, Ledger};
+use super::ledger::Ledger;
 use super::{Ask, MOST_NAME_BYTES, MOST_UNKNOWN_NAMES, Output, Session};
 use crate::ads::{DeltaRequest, DeltaResponse};
 use crate::cluster::{self, OutboundName, ServicePort};
@@ -58,8 +58,23 @@ impl Session {
         if self.clusters.answered {
             // The other subsets of what was asked for come along.
             give.extend(self.other_subsets(names));
+            if now {
+                self.foresee_endpoints_of(&give);
+            }
             self.give_clusters(give, &[], None);
         }
+    }
+
+    /// An Envoy that asks for a cluster on demand is past its start: it takes endpoints that come
+    /// behind the cluster as if it had asked for them, and then its request needs no answer. While
+    /// it starts it does not, and waits for the answer.
+    fn foresee_endpoints_of(&mut self, clusters: &[Arc<Stored>]) {
+        let names = clusters
+            .iter()
+            .filter_map(|s| cluster::eds_name(&s.raw).ok().flatten());
+        self.endpoints
+            .foreseen
+            .extend(names.map(|n| (n.into(), false)));
     }
 
     /// Before istiod's first answer every name is unknown.
@@ -102,25 +117,15 @@ impl Session {
         }
     }
 
-    /// The clusters that are admitted along with these names and not yet with the proxy. On the way
-    /// of a held call: most clusters of a large mesh are passed over by the end of their name.
+    /// The clusters that are admitted along with these names and not yet with the proxy.
     fn other_subsets(&self, names: &[&str]) -> Vec<Arc<Stored>> {
-        let asked: Vec<_> = names
-            .iter()
-            .filter_map(|n| OutboundName::parse(n))
-            .collect();
-        let of_asked = |name: &str| {
-            asked.iter().any(|a| {
-                name.ends_with(a.host)
-                    && OutboundName::parse(name)
-                        .is_some_and(|o| (o.host, o.port) == (a.host, a.port))
-            })
-        };
-        let clusters = self.clusters.snapshot.iter().map(|Entry(s)| s);
-        let lacks = |s: &&Arc<Stored>| !self.clusters.holds(&s.name, s.version);
-        clusters
-            .filter(|s| of_asked(&s.name) && !names.contains(&&*s.name))
-            .filter(lacks)
+        let asked = names.iter().filter_map(|n| OutboundName::parse(n));
+        let services: HashSet<_> = asked.map(|n| n.service_port()).collect();
+        let of_asked = services.iter().flat_map(|s| self.outbound.names_of(s));
+        of_asked
+            .filter(|name| !names.contains(&&**name))
+            .filter_map(|name| self.clusters.get(&name))
+            .filter(|s| !self.clusters.holds(&s.name, s.version))
             .cloned()
             .collect()
     }
@@ -140,7 +145,9 @@ impl Session {
         let mut came = Vec::with_capacity(response.resources.len());
         for resource in &response.resources {
             let stored = self.store.keep(&resource.name, &resource.raw);
-            self.clusters.put(Arc::clone(&stored));
+            if self.clusters.put(Arc::clone(&stored)) {
+                self.outbound.add(&stored.name);
+            }
             if let Some(now) = self.unknown.remove(&stored.name) {
                 self.admit_asked(&stored.name, now);
             }
@@ -155,7 +162,9 @@ impl Session {
             }
         }
         for name in &response.removed {
-            self.clusters.snapshot.remove(name.as_str());
+            if self.clusters.remove(name) {
+                self.outbound.remove(name);
+            }
         }
         self.forget_surplus();
         let mut removed = Vec::new();
@@ -238,12 +247,7 @@ impl Session {
     fn lacking(&self) -> impl Iterator<Item = Arc<Stored>> {
         let lacks =
             |s: &&Arc<Stored>| self.gives(&s.name) && !self.clusters.holds(&s.name, s.version);
-        self.clusters
-            .snapshot
-            .iter()
-            .map(|Entry(s)| s)
-            .filter(lacks)
-            .cloned()
+        self.clusters.all().filter(lacks).cloned()
     }
 
     fn gives(&self, name: &str) -> bool {
@@ -281,6 +285,10 @@ impl Session {
             return None;
         };
         let name: Box<str> = name.into();
+        if let Some(sent) = self.endpoints.foreseen.get_mut(&name) {
+            // What was sent before may have come too early.
+            *sent = false;
+        }
         self.cluster_of_endpoints
             .insert(name.clone(), stored.version);
         Some(name)

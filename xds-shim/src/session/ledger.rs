@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// A resource in a snapshot, found by its name.
 #[derive(Debug, Clone)]
-pub(super) struct Entry(pub(super) Arc<Stored>);
+struct Entry(Arc<Stored>);
 
 impl Borrow<str> for Entry {
     fn borrow(&self) -> &str {
@@ -58,7 +58,7 @@ pub(super) enum Settled {
 pub(super) struct Ledger {
     pub(super) type_url: &'static str,
     /// What istiod gave on this stream.
-    pub(super) snapshot: HashSet<Entry>,
+    snapshot: HashSet<Entry>,
     /// What the proxy holds, under which version; `None` for a version that no shim gave.
     pub(super) proxy: HashMap<Box<str>, Option<Version>>,
     /// Whether the proxy has asked for this type.
@@ -67,6 +67,9 @@ pub(super) struct Ledger {
     pub(super) answered: bool,
     /// Names the proxy asked for and waits for, whatever version it holds.
     pub(super) owed: HashSet<Box<str>>,
+    /// Names the proxy is about to ask for, because something was given that makes it ask; and whether
+    /// they were sent since. If so its request is answered already.
+    pub(super) foreseen: HashMap<Box<str>, bool>,
     /// Names istiod has been asked for; unused for types asked for by wildcard.
     pub(super) watched: HashSet<Box<str>>,
     upstream_nonce: String,
@@ -83,6 +86,7 @@ impl Ledger {
             asked: false,
             answered: false,
             owed: HashSet::new(),
+            foreseen: HashMap::new(),
             watched: HashSet::new(),
             upstream_nonce: String::new(),
             origin: Bytes::new(),
@@ -94,8 +98,19 @@ impl Ledger {
         self.snapshot.get(name).map(|e| &e.0)
     }
 
-    pub(super) fn put(&mut self, stored: Arc<Stored>) {
-        self.snapshot.replace(Entry(stored));
+    /// Puts a resource in; whether there was none of its name.
+    pub(super) fn put(&mut self, stored: Arc<Stored>) -> bool {
+        self.snapshot.replace(Entry(stored)).is_none()
+    }
+
+    /// Takes a resource out; whether it was there.
+    pub(super) fn remove(&mut self, name: &str) -> bool {
+        self.snapshot.remove(name)
+    }
+
+    /// Everything istiod gave.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Stored>> {
+        self.snapshot.iter().map(|Entry(stored)| stored)
     }
 
     /// Takes in the first request of the type: what the proxy holds from before.
@@ -139,6 +154,9 @@ impl Ledger {
         for (stored, version) in resources {
             writer.resource(&stored.raw, &version.to_string());
             self.owed.remove(&stored.name);
+            if let Some(sent) = self.foreseen.get_mut(&stored.name) {
+                *sent = true;
+            }
             self.proxy.insert(stored.name.clone(), Some(version));
             names.push(stored.name.clone());
         }

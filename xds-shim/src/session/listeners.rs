@@ -38,7 +38,7 @@ impl Session {
         }
         let mut removed: Vec<Box<str>> = Vec::new();
         for name in &response.removed {
-            self.listeners.snapshot.remove(name.as_str());
+            self.listeners.remove(name.as_str());
             if self.listeners.proxy.contains_key(name.as_str()) {
                 removed.push(name.as_str().into());
             }

@@ -25,8 +25,10 @@ impl Session {
         let mut new = books.request();
         for name in Ledger::named(request) {
             // A name it holds from an earlier stream need not be answered; one it asks for anew
-            // must be, even if it was sent on this stream already: it may have come too early.
-            if !books.proxy.contains_key(name) {
+            // must be, even if it was sent on this stream already: it may have come too early. Not so
+            // what was sent behind what makes it ask.
+            let answered = books.foreseen.remove(name).unwrap_or(false);
+            if !books.proxy.contains_key(name) && !answered {
                 books.owed.insert(name.into());
             }
             if let Some(stored) = books.get(name) {
@@ -37,9 +39,10 @@ impl Session {
         }
         books.proxy.extend(given);
         for name in &request.unsubscribe {
-            books.snapshot.remove(name.as_str());
+            books.remove(name.as_str());
             books.proxy.remove(name.as_str());
             books.owed.remove(name.as_str());
+            books.foreseen.remove(name.as_str());
             if books.watched.remove(name.as_str()) {
                 new.unsubscribe.push(name.clone());
             }
@@ -116,7 +119,7 @@ impl Session {
         // What istiod took away it does not send again by itself: it is asked for anew when needed.
         let mut gone = books.request();
         for name in &response.removed {
-            books.snapshot.remove(name.as_str());
+            books.remove(name.as_str());
             if books.watched.remove(name.as_str()) {
                 gone.unsubscribe.push(name.clone());
             }

@@ -3,12 +3,40 @@
 use super::*;
 
 #[test]
-fn the_proxys_own_request_is_answered_although_it_was_sent_already() {
+fn a_starting_proxys_own_request_is_answered_although_it_was_sent_already() {
+    let mut stream = Stream::started(&[a()], &[cluster(A)]);
+    stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
+    let seen = stream.asks(ads::EDS, &[A]);
+    assert_eq!((seen.given(), seen.to_istiod.len()), (vec![A], 0));
+}
+
+#[test]
+fn a_running_proxys_own_request_is_answered_by_what_came_behind_the_cluster() {
     let mut stream = Stream::started(&[], &[cluster(A)]);
     stream.asks(ads::CDS, &[A]);
     stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
     let seen = stream.asks(ads::EDS, &[A]);
-    assert_eq!((seen.given(), seen.to_istiod.len()), (vec![A], 0));
+    assert!(seen.to_proxy.is_empty() && seen.to_istiod.is_empty());
+    // Once: whatever makes it ask again, it then waits for an answer.
+    assert_eq!(stream.asks(ads::EDS, &[A]).given(), [A]);
+}
+
+#[test]
+fn what_was_sent_before_the_cluster_changed_answers_nothing() {
+    let mut stream = Stream::started(&[], &[cluster(A)]);
+    stream.asks(ads::CDS, &[A]);
+    stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
+    let other = cluster_with(A, |c| c.alt_stat_name = "x".into());
+    // The same endpoints go behind the changed cluster, and answer the request after all.
+    assert_eq!(stream.pushes(ads::CDS, "c2", &[other]).given(), [A, A]);
+    assert!(stream.asks(ads::EDS, &[A]).to_proxy.is_empty());
+
+    let mut stream = Stream::started(&[], &[cluster(A)]);
+    stream.asks(ads::CDS, &[A]);
+    stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
+    // Asked for once more, the cluster goes out alone: its endpoints are with the proxy.
+    assert_eq!(stream.asks(ads::CDS, &[A]).given(), [A]);
+    assert_eq!(stream.asks(ads::EDS, &[A]).given(), [A]);
 }
 
 #[test]
