@@ -2,6 +2,7 @@
 
 mod client;
 mod server;
+mod token;
 
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 pub use client::{Dialer, Error};
 pub use server::serve;
+pub use token::{TokenError, TokenFile};
 
 /// Time between pings. istiod closes connections that ping more often than every 15 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);

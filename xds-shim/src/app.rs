@@ -11,7 +11,7 @@ use crate::streams::Streams;
 use anyhow::Context;
 use mesh_runtime::admin::{Admin, Reply};
 use mesh_runtime::drain::Drain;
-use mesh_runtime::grpc::{self, Dialer};
+use mesh_runtime::grpc::{self, Dialer, TokenFile};
 use mesh_runtime::readiness::Readiness;
 use mesh_runtime::tasks::Tasks;
 use mesh_runtime::telemetry::LogControl;
@@ -133,7 +133,7 @@ fn controller(config: &Config, address: &str) -> anyhow::Result<Controller> {
     let dialer = Dialer::new(address, tls, None).context("--controller")?;
     Ok(Controller {
         dialer,
-        token: config.controller_token.clone(),
+        token: config.controller_token.clone().map(TokenFile::new),
     })
 }
 

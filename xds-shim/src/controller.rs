@@ -7,14 +7,14 @@ use crate::metrics::Metrics;
 use crate::pending::{Edge, Pending, Seen};
 use dependency_graph::api::dependency_graph_client::DependencyGraphClient;
 use dependency_graph::api::{Observation, ReportRequest, WatchRequest};
-use mesh_runtime::grpc::Dialer;
+use mesh_runtime::grpc::{Dialer, TokenError, TokenFile};
+use mesh_runtime::retry::Retry;
 use parking_lot::Mutex;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tracing::{info, warn};
@@ -64,8 +64,8 @@ enum Error {
     Dial(#[from] mesh_runtime::grpc::Error),
     #[error("{0}")]
     Call(#[from] Box<Status>),
-    #[error("token file {path}: {reason}")]
-    Token { path: PathBuf, reason: String },
+    #[error("{0}")]
+    Token(#[from] TokenError),
     #[error("the controller ended the stream")]
     Ended,
 }
@@ -76,69 +76,33 @@ impl From<Status> for Error {
     }
 }
 
-/// Waits longer and longer between attempts.
-#[derive(Debug)]
-struct Retry {
-    what: &'static str,
-    wait: Duration,
-}
-
-impl Retry {
-    fn new(what: &'static str) -> Self {
-        Self {
-            what,
-            wait: SHORTEST_WAIT,
-        }
-    }
-
-    fn succeeded(&mut self) {
-        self.wait = SHORTEST_WAIT;
-    }
-
-    async fn pause(&mut self, controller: &str, error: &Error) {
-        warn!(stream = self.what, controller, %error, retry_in = ?self.wait, "not connected to the controller");
-        tokio::time::sleep(self.wait).await;
-        self.wait = (self.wait * 2).min(LONGEST_WAIT);
-    }
-}
-
 /// A controller to talk to.
 #[derive(Debug, Clone)]
 pub struct Controller {
     /// Where it is.
     pub dialer: Dialer,
     /// A service account token, read at every connection since the kubelet changes it.
-    pub token: Option<PathBuf>,
+    pub token: Option<TokenFile>,
 }
 
 impl Controller {
     /// Follows the graph, for ever.
     pub async fn watch(&self, graph: &Graph, metrics: &Metrics) {
-        let mut retry = Retry::new("watch");
+        let mut retry = Retry::new(SHORTEST_WAIT, LONGEST_WAIT);
         loop {
             let outcome = self.follow(graph, metrics, &mut retry).await;
             metrics.controller.set(0);
-            retry
-                .pause(
-                    self.dialer.address(),
-                    &outcome.err().unwrap_or(Error::Ended),
-                )
-                .await;
+            self.pause("watch", outcome, &mut retry).await;
         }
     }
 
     /// Reports what is learned, for ever.
     pub async fn report(&self, reporter: &Reporter) {
-        let mut retry = Retry::new("report");
+        let mut retry = Retry::new(SHORTEST_WAIT, LONGEST_WAIT);
         loop {
             let outcome = self.send(reporter, &mut retry).await;
             reporter.pending.lock().rewind();
-            retry
-                .pause(
-                    self.dialer.address(),
-                    &outcome.err().unwrap_or(Error::Ended),
-                )
-                .await;
+            self.pause("report", outcome, &mut retry).await;
         }
     }
 
@@ -150,18 +114,17 @@ impl Controller {
 
     fn request<T>(&self, message: T) -> Result<Request<T>, Error> {
         let mut request = Request::new(message);
-        if let Some(path) = &self.token {
-            let failed = |reason: String| Error::Token {
-                path: path.clone(),
-                reason,
-            };
-            let token = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-            let value: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
-                .parse()
-                .map_err(|_| failed("holds no token".into()))?;
-            request.metadata_mut().insert("authorization", value);
+        if let Some(token) = &self.token {
+            token.authorize(&mut request)?;
         }
         Ok(request)
+    }
+
+    async fn pause(&self, stream: &str, outcome: Result<(), Error>, retry: &mut Retry) {
+        let (controller, retry_in) = (self.dialer.address(), retry.failed());
+        let error = outcome.err().unwrap_or(Error::Ended);
+        warn!(stream, controller, %error, ?retry_in, "not connected to the controller");
+        tokio::time::sleep(retry_in).await;
     }
 
     async fn follow(
@@ -196,12 +159,24 @@ impl Controller {
         let answers = client.report(request);
         tokio::pin!(answers);
         let mut stored = None;
+        let mut gathered_at = None;
         loop {
-            let unsent = reporter.pending.lock().has_unsent();
+            if !reporter.pending.lock().has_unsent() {
+                gathered_at = None;
+            } else if gathered_at.is_none() {
+                gathered_at = Some(Instant::now() + GATHERING);
+            }
+            let gathered = gathered_at.is_some_and(|at| at <= Instant::now());
+            let gathering = async {
+                match gathered_at {
+                    Some(at) if !gathered => tokio::time::sleep_until(at).await,
+                    _ => std::future::pending().await,
+                }
+            };
             // Sending waits beside the others: the call itself, and so the reading of what is sent,
             // only goes on while it is polled.
             tokio::select! {
-                room = batches.reserve(), if unsent => {
+                room = batches.reserve(), if gathered => {
                     let Ok(room) = room else { return Ok(()) };
                     let Some((sequence, observations)) = reporter.pending.lock().batch() else {
                         continue;
@@ -209,7 +184,8 @@ impl Controller {
                     let observations = observations.into_iter().map(observation).collect();
                     room.send(ReportRequest { sequence, observations });
                 }
-                () = reporter.news.notified() => tokio::time::sleep(GATHERING).await,
+                () = reporter.news.notified() => {}
+                () = gathering => {}
                 // The answer's head may come only with the first batch.
                 begun = &mut answers, if stored.is_none() => {
                     stored = Some(begun?.into_inner());

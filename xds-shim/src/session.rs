@@ -116,6 +116,8 @@ pub struct Session {
     /// Those of them that istiod does not have, given when it does; and whether they were asked for
     /// on this stream.
     unknown: HashMap<Box<str>, bool>,
+    /// Whether the proxy asked for something on this stream while it ran: it is past its start.
+    running: bool,
     /// What was asked for on an earlier stream and is not yet said.
     unreported: Vec<(Box<str>, ServicePort, bool)>,
     /// Set when something makes holding impossible: everything is given.
@@ -156,6 +158,7 @@ impl Session {
             admitted,
             asked: HashSet::new(),
             unknown: HashMap::new(),
+            running: false,
             unreported: Vec::new(),
             whole: None,
             clusters: Ledger::new(ads::CDS),
@@ -258,7 +261,9 @@ impl Session {
     /// Counts for the eyes of an operator.
     pub fn summary(&self) -> Summary {
         let names = self.clusters.proxy.keys();
-        let given = names.filter(|n| crate::cluster::is_holdable(n)).count();
+        let given = names
+            .filter(|n| crate::cluster::is_holdable(n) && self.clusters.get(n).is_some())
+            .count();
         Summary {
             held: self.outbound.count().saturating_sub(given),
             admitted: given,

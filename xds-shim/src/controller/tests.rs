@@ -159,7 +159,7 @@ async fn the_token_is_read_at_every_connection() {
     };
     let controller = Controller {
         dialer: serve(fake.clone()).await,
-        token: Some(file.clone()),
+        token: Some(TokenFile::new(&file)),
     };
     let reporter = reporter();
     add(&reporter, 0, 1);

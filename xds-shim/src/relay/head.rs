@@ -18,7 +18,6 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) async fn read(shared: &Shared, flavor: Flavor, first: &Bytes) -> Self {
-        let whole = |reason| Treatment::PassThrough(reason);
         // discovery.proto: DeltaDiscoveryRequest has the node first, DiscoveryRequest a version before it.
         let number = match flavor {
             Flavor::Delta => 1,
@@ -26,36 +25,7 @@ impl Head {
         };
         let node = wire::last(first, number).ok().flatten().unwrap_or_default();
         let proxy = Proxy::decode(node);
-        if flavor == Flavor::StateOfTheWorld {
-            return Self {
-                proxy,
-                decided: whole(Reason::StateOfTheWorld),
-            };
-        }
-        let Ok(request) = DeltaRequest::decode(first) else {
-            return Self {
-                proxy,
-                decided: whole(Reason::NotUnderstood),
-            };
-        };
-        if shared.misunderstood.contains_key(&proxy.id) {
-            return Self {
-                proxy,
-                decided: whole(Reason::NotUnderstood),
-            };
-        }
-        if shared.reporter.is_some() {
-            let heard = shared.graph.heard();
-            let _ = tokio::time::timeout_at(shared.wait_for_controller, heard).await;
-        }
-        let was_lazy = request
-            .initial_versions
-            .iter()
-            .any(|(_, v)| Version::parse(v).is_some());
-        let namespace = proxy.namespace.as_deref().unwrap_or_default();
-        let known = shared.graph.modes(proxy.workload.as_ref(), namespace);
-        let mode = treatment::mode(known, &proxy, was_lazy, shared.default_mode);
-        let decided = treatment::decide(&proxy, mode);
+        let decided = decide(shared, flavor, first, &proxy).await;
         Self { proxy, decided }
     }
 
@@ -72,4 +42,26 @@ impl Head {
             Treatment::PassThrough(reason) => reason.as_str(),
         }
     }
+}
+
+async fn decide(shared: &Shared, flavor: Flavor, first: &Bytes, proxy: &Proxy) -> Treatment {
+    if flavor == Flavor::StateOfTheWorld {
+        return Treatment::PassThrough(Reason::StateOfTheWorld);
+    }
+    let Ok(request) = DeltaRequest::decode(first) else {
+        return Treatment::PassThrough(Reason::NotUnderstood);
+    };
+    if shared.misunderstood.contains_key(&proxy.id) {
+        return Treatment::PassThrough(Reason::NotUnderstood);
+    }
+    if shared.reporter.is_some() {
+        let heard = shared.graph.heard();
+        let _ = tokio::time::timeout_at(shared.wait_for_controller, heard).await;
+    }
+    let mut versions = request.initial_versions.iter();
+    let was_lazy = versions.any(|(_, v)| Version::parse(v).is_some());
+    let namespace = proxy.namespace.as_deref().unwrap_or_default();
+    let known = shared.graph.modes(proxy.workload.as_ref(), namespace);
+    let mode = treatment::mode(known, proxy, was_lazy, shared.default_mode);
+    treatment::decide(proxy, mode)
 }

@@ -31,6 +31,10 @@ use tonic::{Request, Response, Status, Streaming};
 /// Bytes that may wait for a side that does not take them, before the stream is ended.
 const MOST_WAITING: usize = 256 << 20;
 
+/// How many messages a connection may have before it that it did not take: a cluster and its
+/// endpoints go out in one go, a slow peer is noticed soon.
+const WAITING_MESSAGES: usize = 4;
+
 /// How long a proxy may take to hear why its stream ends.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -62,7 +66,7 @@ impl StreamingService<Bytes> for Accept {
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
-        let (to_proxy, responses) = mpsc::channel(1);
+        let (to_proxy, responses) = mpsc::channel(WAITING_MESSAGES);
         let peer = request
             .remote_addr()
             .map(|a| a.to_string())
@@ -163,7 +167,7 @@ fn call_istiod(
     mpsc::Sender<Bytes>,
     BoxStream<'static, Result<Bytes, Status>>,
 ) {
-    let (to_istiod, requests) = mpsc::channel(1);
+    let (to_istiod, requests) = mpsc::channel(WAITING_MESSAGES);
     let dialer = shared.istiod.clone();
     let responses = async move {
         // A connection of its own: a slow stream then holds up no other, and istiod's balance
@@ -210,7 +214,6 @@ enum Event {
     FromProxy(Bytes),
     FromIstiod(Bytes),
     Known(Known),
-    NobodyWaits,
     End(End),
 }
 
@@ -243,7 +246,7 @@ struct Relaying {
     /// What was asked for on demand and is not yet told to others.
     asks: Vec<Ask>,
     listed: Entry,
-    /// Whether `listed` shows old counts.
+    /// Whether `listed` shows old counts, or something is to be told.
     unlisted: bool,
 }
 
@@ -275,6 +278,11 @@ impl Relaying {
     async fn relay(&mut self) -> End {
         loop {
             self.hand_on();
+            if self.unlisted {
+                // The connections' own tasks come first: a call may be held.
+                tokio::task::yield_now().await;
+                self.tell();
+            }
             let event = self.next_event().await;
             let step = match event {
                 Event::Room => Ok(()),
@@ -288,10 +296,6 @@ impl Relaying {
                 Event::FromProxy(message) => self.request(message),
                 Event::FromIstiod(message) => self.response(&message),
                 Event::Known(known) => self.learned_elsewhere(&known),
-                Event::NobodyWaits => {
-                    self.tell();
-                    Ok(())
-                }
                 Event::End(end) => Err(end),
             };
             if let Err(end) = step.and_then(|()| self.check_waiting()) {
@@ -320,8 +324,6 @@ impl Relaying {
                 Event::of_istiod(message)
             }
             known = changed(&mut self.known) => Event::Known(known),
-            // The connections' own tasks come first: a call may be held.
-            () = tokio::task::yield_now(), if self.untold() => Event::NobodyWaits,
             () = self.to_proxy.closed() => Event::End(End { by: "proxy", status: None }),
             () = self.shared.drain.started() => {
                 Event::End(End::new("drain", Status::unavailable("xds-shim is going away")))
@@ -400,13 +402,6 @@ impl Relaying {
             }
         }
         self.unlisted = true;
-    }
-
-    /// Whether there is something to tell, and nothing on its way that a call may wait for.
-    fn untold(&self) -> bool {
-        (self.unlisted || !self.asks.is_empty())
-            && self.for_proxy.is_empty()
-            && self.for_istiod.is_empty()
     }
 
     /// Says what was learned, and shows the counts.

@@ -58,23 +58,9 @@ impl Session {
         if self.clusters.answered {
             // The other subsets of what was asked for come along.
             give.extend(self.other_subsets(names));
-            if now {
-                self.foresee_endpoints_of(&give);
-            }
+            self.running |= now;
             self.give_clusters(give, &[], None);
         }
-    }
-
-    /// An Envoy that asks for a cluster on demand is past its start: it takes endpoints that come
-    /// behind the cluster as if it had asked for them, and then its request needs no answer. While
-    /// it starts it does not, and waits for the answer.
-    fn foresee_endpoints_of(&mut self, clusters: &[Arc<Stored>]) {
-        let names = clusters
-            .iter()
-            .filter_map(|s| cluster::eds_name(&s.raw).ok().flatten());
-        self.endpoints
-            .foreseen
-            .extend(names.map(|n| (n.into(), false)));
     }
 
     /// Before istiod's first answer every name is unknown.
@@ -119,7 +105,8 @@ impl Session {
 
     /// The clusters that are admitted along with these names and not yet with the proxy.
     fn other_subsets(&self, names: &[&str]) -> Vec<Arc<Stored>> {
-        let asked = names.iter().filter_map(|n| OutboundName::parse(n));
+        let known = names.iter().filter(|n| self.clusters.get(n).is_some());
+        let asked = known.filter_map(|n| OutboundName::parse(n));
         let services: HashSet<_> = asked.map(|n| n.service_port()).collect();
         let of_asked = services.iter().flat_map(|s| self.outbound.names_of(s));
         of_asked
@@ -255,8 +242,10 @@ impl Session {
             || OutboundName::parse(name).is_none_or(|name| self.admitted.contains(&name))
     }
 
-    /// Sends clusters, what they refer to with them, and their endpoints right behind: a cluster
-    /// that waits for endpoints which never come warms for ever (FACTS, trap 7).
+    /// Sends clusters, what they refer to with them, and their endpoints right behind, also such as
+    /// the proxy was sent before: it warms what it is given, and endpoints that came before that
+    /// count for nothing. A cluster that waits for endpoints which never come warms for ever (FACTS,
+    /// trap 7), and so long Envoy asks for no other (envoy#9934).
     fn give_clusters(
         &mut self,
         mut give: Vec<Arc<Stored>>,
@@ -271,10 +260,15 @@ impl Session {
         for name in removed {
             self.cluster_of_endpoints.remove(name);
         }
-        let names = give
+        let names: BTreeSet<_> = give
             .iter()
             .filter_map(|s| self.note_cluster_of_endpoints(s))
-            .collect::<Vec<_>>();
+            .collect();
+        for name in &names {
+            if let Some(version) = self.endpoints.proxy.get_mut(name) {
+                *version = None;
+            }
+        }
         self.give_endpoints_of(names);
     }
 
@@ -285,10 +279,6 @@ impl Session {
             return None;
         };
         let name: Box<str> = name.into();
-        if let Some(sent) = self.endpoints.foreseen.get_mut(&name) {
-            // What was sent before may have come too early.
-            *sent = false;
-        }
         self.cluster_of_endpoints
             .insert(name.clone(), stored.version);
         Some(name)

@@ -67,9 +67,6 @@ pub(super) struct Ledger {
     pub(super) answered: bool,
     /// Names the proxy asked for and waits for, whatever version it holds.
     pub(super) owed: HashSet<Box<str>>,
-    /// Names the proxy is about to ask for, because something was given that makes it ask; and whether
-    /// they were sent since. If so its request is answered already.
-    pub(super) foreseen: HashMap<Box<str>, bool>,
     /// Names istiod has been asked for; unused for types asked for by wildcard.
     pub(super) watched: HashSet<Box<str>>,
     upstream_nonce: String,
@@ -86,7 +83,6 @@ impl Ledger {
             asked: false,
             answered: false,
             owed: HashSet::new(),
-            foreseen: HashMap::new(),
             watched: HashSet::new(),
             upstream_nonce: String::new(),
             origin: Bytes::new(),
@@ -154,9 +150,6 @@ impl Ledger {
         for (stored, version) in resources {
             writer.resource(&stored.raw, &version.to_string());
             self.owed.remove(&stored.name);
-            if let Some(sent) = self.foreseen.get_mut(&stored.name) {
-                *sent = true;
-            }
             self.proxy.insert(stored.name.clone(), Some(version));
             names.push(stored.name.clone());
         }

@@ -5,6 +5,7 @@ use super::{Output, Session};
 use crate::ads::{self, DeltaRequest, DeltaResponse};
 use crate::references::{self, Found};
 use crate::store::Stored;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Session {
@@ -15,6 +16,13 @@ impl Session {
         ledger: fn(&mut Self) -> &mut Ledger,
     ) {
         self.settle(request, ledger);
+        // A name the proxy holds from an earlier stream need not be answered; one it asks for anew
+        // must be, even if it was sent on this stream already: it may have come too early. It has
+        // not where Envoy is past its start: then it takes endpoints behind their cluster as if it
+        // had asked for them. And where it asks for endpoints before clusters, a cluster warms.
+        let is_eds = ledger(self).type_url == ads::EDS;
+        let takes_early = is_eds && self.running;
+        let warms = is_eds && !self.clusters.asked;
         let books = ledger(self);
         let first = !books.asked;
         let given = std::mem::take(&mut books.proxy);
@@ -24,11 +32,8 @@ impl Session {
         let mut have = Vec::new();
         let mut new = books.request();
         for name in Ledger::named(request) {
-            // A name it holds from an earlier stream need not be answered; one it asks for anew
-            // must be, even if it was sent on this stream already: it may have come too early. Not so
-            // what was sent behind what makes it ask.
-            let answered = books.foreseen.remove(name).unwrap_or(false);
-            if !books.proxy.contains_key(name) && !answered {
+            let sent_already = matches!(given.get(name), Some(Some(_)));
+            if warms || !(books.proxy.contains_key(name) || takes_early && sent_already) {
                 books.owed.insert(name.into());
             }
             if let Some(stored) = books.get(name) {
@@ -42,7 +47,6 @@ impl Session {
             books.remove(name.as_str());
             books.proxy.remove(name.as_str());
             books.owed.remove(name.as_str());
-            books.foreseen.remove(name.as_str());
             if books.watched.remove(name.as_str()) {
                 new.unsubscribe.push(name.clone());
             }
@@ -84,7 +88,7 @@ impl Session {
     }
 
     /// Asks for the endpoints of clusters just given, or gives them again.
-    pub(super) fn give_endpoints_of(&mut self, names: Vec<Box<str>>) {
+    pub(super) fn give_endpoints_of(&mut self, names: BTreeSet<Box<str>>) {
         let mut have = Vec::new();
         let mut new = self.endpoints.request();
         for name in names {
@@ -137,11 +141,10 @@ impl Session {
         ledger: fn(&mut Self) -> &mut Ledger,
     ) {
         let books = ledger(self);
-        let held = |n: &&String| books.proxy.contains_key(n.as_str());
         let removed: Vec<Box<str>> = response
             .removed
             .iter()
-            .filter(held)
+            .filter(|n| books.owed.remove(n.as_str()) || books.proxy.contains_key(n.as_str()))
             .map(|n| n.as_str().into())
             .collect();
         if !self.give_named(came, &removed, ledger, Some(response.nonce.clone())) {

@@ -17,26 +17,79 @@ fn a_running_proxys_own_request_is_answered_by_what_came_behind_the_cluster() {
     stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
     let seen = stream.asks(ads::EDS, &[A]);
     assert!(seen.to_proxy.is_empty() && seen.to_istiod.is_empty());
-    // Once: whatever makes it ask again, it then waits for an answer.
-    assert_eq!(stream.asks(ads::EDS, &[A]).given(), [A]);
 }
 
 #[test]
-fn what_was_sent_before_the_cluster_changed_answers_nothing() {
+fn every_cluster_that_is_given_has_its_endpoints_behind_it() {
+    let changed = |to: &str| cluster_with(A, |c| c.alt_stat_name = to.into());
     let mut stream = Stream::started(&[], &[cluster(A)]);
     stream.asks(ads::CDS, &[A]);
     stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
-    let other = cluster_with(A, |c| c.alt_stat_name = "x".into());
-    // The same endpoints go behind the changed cluster, and answer the request after all.
-    assert_eq!(stream.pushes(ads::CDS, "c2", &[other]).given(), [A, A]);
+    // Asked for once more, or changed: what was sent before counts for nothing.
+    assert_eq!(stream.asks(ads::CDS, &[A]).given(), [A, A]);
+    assert_eq!(
+        stream.pushes(ads::CDS, "c2", &[changed("x")]).given(),
+        [A, A]
+    );
     assert!(stream.asks(ads::EDS, &[A]).to_proxy.is_empty());
+}
 
-    let mut stream = Stream::started(&[], &[cluster(A)]);
-    stream.asks(ads::CDS, &[A]);
+#[test]
+fn a_cluster_refused_along_with_another_has_its_endpoints_again() {
+    let changed = cluster_with(A, |c| c.alt_stat_name = "x".into());
+    let mut stream = Stream::started(&[a()], &[cluster(A)]);
     stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
-    // Asked for once more, the cluster goes out alone: its endpoints are with the proxy.
-    assert_eq!(stream.asks(ads::CDS, &[A]).given(), [A]);
-    assert_eq!(stream.asks(ads::EDS, &[A]).given(), [A]);
+    let refused = stream.pushes(
+        ads::CDS,
+        "c2",
+        &[changed.clone(), cluster("BlackHoleCluster")],
+    );
+    // Envoy took none of the clusters, and the endpoints for the one it had.
+    stream.acks(&refused.to_proxy[1]);
+    stream.refuses(&refused.to_proxy[0]);
+    assert_eq!(stream.pushes(ads::CDS, "c3", &[changed]).given(), [A, A]);
+}
+
+#[test]
+fn endpoints_that_two_clusters_share_are_sent_once_and_to_both() {
+    let with_eds = |name: &str| {
+        cluster_with(name, |c| {
+            c.eds_cluster_config = Some(cds::cluster::EdsClusterConfig {
+                service_name: "both".into(),
+                ..Default::default()
+            });
+        })
+    };
+    let v1 = "outbound|80|v1|a.shop.svc.cluster.local";
+    let mut stream = Stream::started(&[], &[with_eds(A), with_eds(v1)]);
+    assert_eq!(stream.asks(ads::CDS, &[A]).subscribed(), ["both"]);
+    stream.pushes(ads::EDS, "e1", &[endpoints("both", 1)]);
+    let mut gone = stream.push(ads::CDS, "c2", &[], &[v1]);
+    assert_eq!(gone.removed(), [v1]);
+    gone = stream.pushes(ads::CDS, "c3", &[with_eds(v1)]);
+    assert_eq!(gone.given(), [v1, "both"]);
+    assert_eq!(stream.asks(ads::CDS, &[A, v1]).given(), [A, v1, "both"]);
+}
+
+#[test]
+fn a_proxy_that_asks_for_endpoints_before_clusters_has_one_that_warms() {
+    let mut before = Stream::started(&[a()], &[cluster(A)]);
+    let sent = before.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
+    let version = sent.to_proxy[0].resources[0].version.clone();
+
+    let mut stream = Stream::new(&[a()]);
+    stream.asks_holding(ads::EDS, &[A], &[(A, &version)]);
+    assert_eq!(
+        stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]).given(),
+        [A]
+    );
+}
+
+#[test]
+fn that_awaited_endpoints_are_gone_is_passed_on() {
+    let mut stream = Stream::started(&[a()], &[cluster(A)]);
+    stream.asks(ads::EDS, &[A]);
+    assert_eq!(stream.push(ads::EDS, "e1", &[], &[A]).removed(), [A]);
 }
 
 #[test]

@@ -174,6 +174,16 @@ fn an_unknown_name_is_answered_and_given_as_soon_as_it_is_there() {
 }
 
 #[test]
+fn a_subset_that_is_not_there_brings_no_others_along() {
+    // What came along unasked would never be asked for, nor learned, nor kept up to date.
+    let none = "outbound|80|v9|a.shop.svc.cluster.local";
+    let mut stream = Stream::started(&[], &[cluster(A)]);
+    assert_eq!(stream.asks(ads::CDS, &[none]).given(), [none]);
+    let seen = stream.asks(ads::CDS, &[A]);
+    assert_eq!((seen.given(), seen.asks.len()), (vec![A], 1));
+}
+
+#[test]
 fn unknown_names_are_answered_but_only_so_many_are_remembered() {
     let mut stream = Stream::started(&[], &[cluster(B)]);
     let names: Vec<_> = (0..=MOST_UNKNOWN_NAMES)
