@@ -144,7 +144,8 @@ mod tests {
         let (h1, h2) = (Version::HTTP_11, Version::HTTP_2);
         let upgrade = ("connection", "keep-alive, Upgrade");
         let websocket = ("upgrade", "websocket");
-        let cases: &[(Version, &str, &[(&str, &str)], Kind)] = &[
+        type Case<'a> = (Version, &'a str, &'a [(&'a str, &'a str)], Kind);
+        let cases: &[Case<'_>] = &[
             (h1, "GET", &[], Kind::Plain),
             (h1, "GET", &[upgrade, websocket], Kind::Upgrade),
             (h1, "GET", &[websocket], Kind::Plain),
