@@ -1,0 +1,249 @@
+//! A caller's connection: gives back first what was read to tell its protocol, and can be asked whether the caller has
+//! closed its side.
+//!
+//! It never reads on its own.
+
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::FutureExt;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+/// What an HTTP/2 connection with prior knowledge begins with, RFC 9113 3.4.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The HTTP a caller speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Spoken {
+    Http1,
+    Http2,
+}
+
+#[derive(Debug)]
+struct Socket {
+    stream: TcpStream,
+    written: AtomicU64,
+}
+
+/// The connection, for reading and writing.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    socket: Arc<Socket>,
+    first: Bytes,
+}
+
+/// The connection, for looking at.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch(Arc<Socket>);
+
+impl Accepted {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        let socket = Socket {
+            stream,
+            written: AtomicU64::new(0),
+        };
+        Self {
+            socket: Arc::new(socket),
+            first: Bytes::new(),
+        }
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(self.socket.clone())
+    }
+
+    /// Reads just enough to tell. `None`: the caller has closed without a word.
+    pub(crate) async fn spoken(&mut self) -> io::Result<Option<Spoken>> {
+        let mut first = BytesMut::with_capacity(PREFACE.len());
+        let spoken = loop {
+            match told_by(&first) {
+                Some(spoken) => break spoken,
+                None if self.read_buf(&mut first).await? == 0 => {
+                    if first.is_empty() {
+                        return Ok(None);
+                    }
+                    // The beginning of a preface, and then the end: HTTP/1 says what is wrong with it.
+                    break Spoken::Http1;
+                }
+                None => {}
+            }
+        };
+        self.first = first.freeze();
+        Ok(Some(spoken))
+    }
+}
+
+fn told_by(first: &[u8]) -> Option<Spoken> {
+    let known = first.len().min(PREFACE.len());
+    if first[..known] != PREFACE[..known] {
+        Some(Spoken::Http1)
+    } else if known == PREFACE.len() {
+        Some(Spoken::Http2)
+    } else {
+        None
+    }
+}
+
+impl Watch {
+    /// Whether the caller has closed its side. Data that came before may still be unread.
+    pub(crate) fn is_closed(&self) -> bool {
+        let ready = self.0.stream.ready(Interest::READABLE).now_or_never();
+        matches!(ready, Some(Ok(ready)) if ready.is_read_closed())
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.0.written.load(Ordering::Relaxed)
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let taken = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first[..taken]);
+            self.first.advance(taken);
+            return Poll::Ready(Ok(()));
+        }
+        let stream = &self.socket.stream;
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_read_buf(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(drop)),
+            }
+        }
+    }
+}
+
+impl Accepted {
+    fn poll_write_with(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.socket.stream.poll_write_ready(cx))?;
+            match write(&self.socket.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(written) => {
+                    let count = &self.socket.written;
+                    count.fetch_add(written as u64, Ordering::Relaxed);
+                    return Poll::Ready(Ok(written));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, |stream| stream.try_write(buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, |stream| stream.try_write_vectored(bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&self.socket.stream).shutdown(Shutdown::Write))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    #[test]
+    fn every_beginning_of_the_preface_needs_more() {
+        for length in 0..PREFACE.len() {
+            assert_eq!(told_by(&PREFACE[..length]), None, "{length}");
+        }
+        assert_eq!(told_by(PREFACE), Some(Spoken::Http2));
+        assert_eq!(
+            told_by(&[PREFACE, &b"\0\0"[..]].concat()),
+            Some(Spoken::Http2)
+        );
+        for other in ["G", "PRO", "PRI /", "PRI * HTTP/1.1\r\n"] {
+            assert_eq!(told_by(other.as_bytes()), Some(Spoken::Http1), "{other}");
+        }
+    }
+
+    async fn pair() -> (TcpStream, Accepted) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        (client.unwrap(), Accepted::new(accepted.unwrap().0))
+    }
+
+    #[tokio::test]
+    async fn what_was_looked_at_is_read_again() {
+        let (mut client, mut accepted) = pair().await;
+        client.write_all(b"GET / HT").await.unwrap();
+        assert_eq!(accepted.spoken().await.unwrap(), Some(Spoken::Http1));
+        client.write_all(b"TP/1.1").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut all = Vec::new();
+        accepted.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"GET / HTTP/1.1");
+    }
+
+    #[tokio::test]
+    async fn a_closed_side_is_seen_without_reading() {
+        let (mut client, mut accepted) = pair().await;
+        let watch = accepted.watch();
+        client.write_all(b"GET").await.unwrap();
+        assert!(!watch.is_closed());
+        client.shutdown().await.unwrap();
+        while !watch.is_closed() {
+            tokio::task::yield_now().await;
+        }
+        let mut all = Vec::new();
+        accepted.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"GET");
+        accepted.write_all(b"answer").await.unwrap();
+        assert_eq!(watch.written(), 6);
+        accepted.shutdown().await.unwrap();
+        drop(accepted);
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"answer");
+    }
+
+    #[tokio::test]
+    async fn nothing_at_all_is_no_protocol() {
+        let (client, mut accepted) = pair().await;
+        drop(client);
+        assert_eq!(accepted.spoken().await.unwrap(), None);
+    }
+}

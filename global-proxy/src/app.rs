@@ -1,0 +1,162 @@
+//! Puts the global proxy together: binds first and says what it bound, then serves until the drain.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use mesh_runtime::admin::{self, Admin};
+use mesh_runtime::drain::Drain;
+use mesh_runtime::metrics;
+use mesh_runtime::readiness::Readiness;
+use mesh_runtime::tasks::{self, Tasks};
+use mesh_runtime::telemetry::LogControl;
+use serde_json::json;
+use thiserror::Error;
+use tokio::net::TcpSocket;
+use tracing::{info, warn};
+
+use crate::config::Cli;
+use crate::metrics::Metrics;
+use crate::worker::{self, Settings};
+
+/// Connections that wait to be accepted, per worker.
+const BACKLOG: u32 = 1024;
+
+/// Why the global proxy does not start, or ended.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Flags that do not go together.
+    #[error("{0}")]
+    Flags(String),
+    /// A port cannot be had.
+    #[error("{0}")]
+    Bind(io::Error),
+    /// Metrics cannot be set up.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The ports cannot be written down.
+    #[error("--port-file {0}")]
+    PortFile(String),
+    /// A thread cannot be had.
+    #[error("cannot start a worker: {0} (hint: --workers)")]
+    Worker(io::Error),
+    /// A part of it failed.
+    #[error(transparent)]
+    Task(#[from] tasks::Error),
+}
+
+/// A global proxy that has its ports.
+#[derive(Debug)]
+pub struct App {
+    listeners: Vec<std::net::TcpListener>,
+    address: SocketAddr,
+    admin: admin::Bound,
+    settings: Settings,
+    metrics: Metrics,
+    drain: Drain,
+}
+
+impl App {
+    /// Binds the ports.
+    ///
+    /// # Errors
+    /// When something given by flags cannot be had.
+    pub async fn bind(cli: &Cli, log: Option<LogControl>, drain: Drain) -> Result<Self, Error> {
+        cli.check().map_err(Error::Flags)?;
+        let registry = metrics::registry()?;
+        let metrics = Metrics::new(&registry)?;
+        let listeners = listen(cli.listen, cli.worker_count()).map_err(|error| {
+            let text = format!("--listen {}: {error}", cli.listen);
+            Error::Bind(io::Error::new(error.kind(), text))
+        })?;
+        let address = match listeners.first() {
+            Some(first) => first.local_addr().map_err(Error::Bind)?,
+            None => cli.listen,
+        };
+        let name = "Lazymesh global-proxy";
+        let mut admin = Admin::new(name, registry, Readiness::new(), drain.clone());
+        if let Some(log) = log {
+            admin = admin.log_control(log);
+        }
+        let admin = admin.bind(cli.admin_listen).await.map_err(Error::Bind)?;
+        let settings = cli.settings();
+        info!(%address, workers = listeners.len(), policy = ?settings.policy, "global proxy");
+        if settings.policy.is_none() {
+            warn!("no policy is known: every request is refused (hint: --policy)");
+        }
+        let app = Self {
+            listeners,
+            address,
+            admin,
+            settings,
+            metrics,
+            drain,
+        };
+        if let Some(path) = &cli.port_file {
+            app.write_ports(path)?;
+        }
+        Ok(app)
+    }
+
+    /// Where callers' requests arrive.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the admin port listens.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Written beside and renamed, so that who waits for the file never reads half of it.
+    fn write_ports(&self, path: &Path) -> Result<(), Error> {
+        let text = json!({"http": self.address.port(), "admin": self.admin.address().port()});
+        let beside = path.with_extension("writing");
+        std::fs::write(&beside, format!("{text}\n"))
+            .and_then(|()| std::fs::rename(&beside, path))
+            .map_err(|error| Error::PortFile(format!("{}: {error}", path.display())))
+    }
+
+    /// Serves until the drain is over.
+    ///
+    /// # Errors
+    /// The first failure of a part.
+    pub async fn run(self) -> Result<(), Error> {
+        let mut tasks = Tasks::new(self.drain.clone());
+        tasks.spawn_background("admin port", self.admin.serve());
+        for (number, listener) in self.listeners.into_iter().enumerate() {
+            let (metrics, drain) = (self.metrics.clone(), self.drain.clone());
+            let end = worker::start(number, listener, self.settings, metrics, drain)
+                .map_err(Error::Worker)?;
+            tasks.spawn(format!("worker {number}"), async move {
+                end.await
+                    .unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))
+            });
+        }
+        Ok(tasks.run().await?)
+    }
+}
+
+/// One listener per worker, all on one port.
+fn listen(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let mut address = address;
+    let mut listeners = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        // Not for one worker: with it, two processes could share the port unnoticed.
+        if workers > 1 {
+            socket.set_reuseport(true)?;
+        }
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?.into_std()?;
+        address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}

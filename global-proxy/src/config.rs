@@ -1,0 +1,236 @@
+//! Flags, and the checks between them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use mesh_runtime::telemetry;
+
+use crate::decide;
+use crate::incoming::Trust;
+use crate::limits::Limits;
+use crate::tries;
+use crate::worker::Settings;
+
+/// Carries to their destinations the HTTP requests that a trimmed sidecar sends here.
+///
+/// It runs behind its own Istio sidecar with full config and STRICT mutual TLS. A request must name its verified
+/// caller (x-forwarded-client-cert, from that sidecar) and where it was going (x-lazymesh-original-dst, from the
+/// fallback route of the caller's Envoy); it is relayed there under the global proxy's own identity.
+///
+/// Redirects that keep the caller's identity, reports to the lazyload controller, and TCP are not there yet.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "global-proxy", version)]
+pub struct Cli {
+    /// Where callers' requests arrive: HTTP/1 and HTTP/2 with prior knowledge
+    #[arg(
+        long,
+        env = "LAZYMESH_LISTEN",
+        default_value = "0.0.0.0:15080",
+        value_name = "ADDRESS"
+    )]
+    pub listen: SocketAddr,
+    /// Where health, metrics and admin pages are served
+    #[arg(
+        long,
+        env = "LAZYMESH_ADMIN_LISTEN",
+        default_value = "127.0.0.1:15023",
+        value_name = "ADDRESS"
+    )]
+    pub admin_listen: SocketAddr,
+    /// What is done for every namespace; without it every request is refused with 503
+    #[arg(long, env = "LAZYMESH_POLICY", value_enum, value_name = "POLICY")]
+    pub policy: Option<Policy>,
+    /// Threads that carry traffic [default: one per core]
+    #[arg(long, env = "LAZYMESH_WORKERS", value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// Serve without a sidecar, on loopback only: callers are not verified, and any destination goes. For tests
+    #[arg(long)]
+    pub no_sidecar: bool,
+
+    /// Connections of callers open at once; more are told 503
+    #[arg(long, env = "LAZYMESH_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "NUMBER", value_parser = at_least_one, help_heading = "Limits")]
+    pub max_connections: usize,
+    /// Requests under way at once, upgraded connections among them; more are told 503 with retry-after
+    #[arg(long, env = "LAZYMESH_MAX_STREAMS", default_value_t = 20_000, value_name = "NUMBER", value_parser = at_least_one, help_heading = "Limits")]
+    pub max_streams: usize,
+    /// The part of --max-streams one caller may have, once half of them are taken
+    #[arg(long, env = "LAZYMESH_MAX_SHARE", default_value_t = 0.5, value_name = "PART", value_parser = part, help_heading = "Limits")]
+    pub max_share: f64,
+    /// The longest head of a request, in bytes (Envoy's own limit is 60 KiB); longer ones are told 431
+    #[arg(long, env = "LAZYMESH_HEADER_BYTES", default_value_t = 60 << 10, value_name = "BYTES", value_parser = header_bytes, help_heading = "Limits")]
+    pub header_bytes: usize,
+    /// The longest a connection to a destination takes to open
+    #[arg(long, env = "LAZYMESH_CONNECT_TIMEOUT", default_value = "5s", value_name = "DURATION", value_parser = time, help_heading = "Limits")]
+    pub connect_timeout: Duration,
+    /// How long a connection to a destination is kept without a request
+    #[arg(long, env = "LAZYMESH_IDLE", default_value = "60s", value_name = "DURATION", value_parser = time, help_heading = "Limits")]
+    pub idle: Duration,
+    /// How long a connection of a caller is kept without a request; Envoy closes its own after an hour
+    #[arg(long, env = "LAZYMESH_CALLER_IDLE", default_value = "2h", value_name = "DURATION", value_parser = time, help_heading = "Limits")]
+    pub caller_idle: Duration,
+
+    /// How long what is under way may take to end after SIGTERM
+    #[arg(long, env = "LAZYMESH_DRAIN", default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Operation")]
+    pub drain: Duration,
+    /// Write the bound ports there as JSON, {"http":..,"admin":..}: for tests with port 0
+    #[arg(long, value_name = "FILE", help_heading = "Operation")]
+    pub port_file: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub telemetry: telemetry::Args,
+}
+
+/// What can be done for a namespace without a controller.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Policy {
+    /// Relay everything, under the global proxy's identity
+    RelayOnly,
+    /// Refuse what cannot be redirected: everything, as redirects are not there yet
+    RedirectOnly,
+}
+
+impl Cli {
+    /// Checks what clap cannot.
+    ///
+    /// # Errors
+    /// What does not go together, and what to do about it.
+    pub fn check(&self) -> Result<(), String> {
+        if self.no_sidecar && !self.listen.ip().is_loopback() {
+            return Err(format!(
+                "--no-sidecar believes anyone, so --listen must be a loopback address, not {} \
+                 (hint: --listen 127.0.0.1:15080)",
+                self.listen
+            ));
+        }
+        Ok(())
+    }
+
+    /// The number of workers.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        let cores = || available_parallelism().map_or(1, usize::from);
+        self.workers.map_or_else(cores, usize::from)
+    }
+
+    /// What each worker goes by.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let limits = Limits {
+            connections: self.max_connections,
+            streams: self.max_streams,
+            share: self.max_share,
+        };
+        Settings {
+            trust: if self.no_sidecar {
+                Trust::NoSidecar
+            } else {
+                Trust::Sidecar
+            },
+            policy: self.policy.map(|policy| match policy {
+                Policy::RelayOnly => decide::Policy::RelayOnly,
+                Policy::RedirectOnly => decide::Policy::RedirectOnly,
+            }),
+            decide: decide::Settings {
+                tries: tries::MOST,
+                body: 60_000,
+                body_wait: Duration::from_millis(100),
+                hold: Duration::from_secs(2),
+            },
+            limits: limits.split(self.worker_count()),
+            header_bytes: self.header_bytes,
+            connect_timeout: self.connect_timeout,
+            server_idle: self.idle,
+            caller_idle: self.caller_idle,
+        }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("a whole number, at least 1".into()),
+    }
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(part) if part > 0.0 && part <= 1.0 => Ok(part),
+        _ => Err("above 0, at most 1".into()),
+    }
+}
+
+/// hyper reads no head beyond its buffer, which is 64 KiB.
+fn header_bytes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes) if (1024..=63 << 10).contains(&bytes) => Ok(bytes),
+        _ => Err("from 1024 to 64512".into()),
+    }
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let sane = Duration::from_millis(10)..=Duration::from_secs(7 * 24 * 3600);
+    sane.contains(&time)
+        .then_some(time)
+        .ok_or_else(|| "from 10ms to 7d".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(flags: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["global-proxy"], flags].concat())
+    }
+
+    #[test]
+    fn defaults_relay_nothing_and_trust_nobody() {
+        Cli::command().debug_assert();
+        let cli = parse(&[]).unwrap();
+        assert_eq!(cli.policy, None);
+        assert!(cli.admin_listen.ip().is_loopback());
+        let settings = cli.settings();
+        assert_eq!(settings.trust, Trust::Sidecar);
+        assert_eq!(settings.policy, None);
+        assert_eq!(cli.check(), Ok(()));
+    }
+
+    #[test]
+    fn without_a_sidecar_only_on_loopback() {
+        let cli = parse(&["--no-sidecar"]).unwrap();
+        assert!(cli.check().unwrap_err().contains("loopback"));
+        let cli = parse(&["--no-sidecar", "--listen", "127.0.0.1:0"]).unwrap();
+        assert_eq!(cli.check(), Ok(()));
+        assert_eq!(cli.settings().trust, Trust::NoSidecar);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for bad in [
+            ["--policy", "prefer-redirect"],
+            ["--workers", "0"],
+            ["--max-connections", "0"],
+            ["--max-streams", "many"],
+            ["--max-share", "1.5"],
+            ["--max-share", "0"],
+            ["--header-bytes", "100"],
+            ["--header-bytes", "1000000"],
+            ["--connect-timeout", "0s"],
+            ["--idle", "soon"],
+            ["--listen", "nowhere"],
+        ] {
+            assert!(parse(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_split_between_workers() {
+        let cli = parse(&["--workers", "4", "--max-streams", "100"]).unwrap();
+        assert_eq!(cli.settings().limits.streams, 25);
+    }
+}

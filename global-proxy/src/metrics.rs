@@ -1,0 +1,134 @@
+//! What the global proxy counts. Every label value is one of a fixed few.
+
+use http::Version;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::access_log::Outcome;
+use crate::refuse::Refusal;
+
+/// The metrics of a global proxy.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    exchanges: IntCounterVec,
+    bytes_sent: IntCounter,
+    bytes_received: IntCounter,
+    /// Seconds from a request to the head of its answer.
+    pub head_seconds: Histogram,
+    /// Connections of callers open now.
+    pub connections: IntGauge,
+    /// Connections of callers turned away at once.
+    pub connections_shed: IntCounter,
+    /// Connections to servers open now.
+    pub upstream_connections: IntGauge,
+    /// Connections to servers opened.
+    pub dials: IntCounter,
+    /// Requests that went out on a connection that was there.
+    pub reused: IntCounter,
+    /// Requests sent again because the connection had closed before anything of them went out.
+    pub resent: IntCounter,
+}
+
+impl Metrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// When they are registered already.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(format!("lazymesh_proxy_{name}"), help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(format!("lazymesh_proxy_{name}_total"), help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let opts = Opts::new(
+            "lazymesh_proxy_exchanges_total",
+            "Requests, by the HTTP they came in and what became of them",
+        );
+        let exchanges = IntCounterVec::new(opts, &["protocol", "outcome"])?;
+        registry.register(Box::new(exchanges.clone()))?;
+        let outcomes = [Outcome::Relayed, Outcome::CallerCut, Outcome::ServerCut]
+            .map(Outcome::as_str)
+            .into_iter()
+            .chain(Refusal::REASONS);
+        for outcome in outcomes {
+            for protocol in ["http1", "http2"] {
+                exchanges.with_label_values(&[protocol, outcome]).inc_by(0);
+            }
+        }
+        let opts = HistogramOpts::new(
+            "lazymesh_proxy_head_seconds",
+            "Seconds from a request to the head of its answer",
+        );
+        let buckets = vec![
+            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+        ];
+        let head_seconds = Histogram::with_opts(opts.buckets(buckets))?;
+        registry.register(Box::new(head_seconds.clone()))?;
+        Ok(Self {
+            exchanges,
+            bytes_sent: counter("request_bytes", "Bytes of request bodies")?,
+            bytes_received: counter("response_bytes", "Bytes of response bodies")?,
+            head_seconds,
+            connections: gauge("connections", "Connections of callers open now")?,
+            connections_shed: counter("connections_shed", "Connections turned away at once")?,
+            upstream_connections: gauge("upstream_connections", "Connections to servers open now")?,
+            dials: counter("dials", "Connections to servers opened")?,
+            reused: counter("reused", "Requests sent on a connection that was there")?,
+            resent: counter(
+                "resent",
+                "Requests sent again because nothing of them had gone out",
+            )?,
+        })
+    }
+
+    pub(crate) fn exchange(&self, version: Version, outcome: &str, sent: u64, received: u64) {
+        let protocol = match version {
+            Version::HTTP_2 => "http2",
+            _ => "http1",
+        };
+        self.exchanges.with_label_values(&[protocol, outcome]).inc();
+        self.bytes_sent.inc_by(sent);
+        self.bytes_received.inc_by(received);
+    }
+}
+
+/// Counts one up for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Counted(IntGauge);
+
+impl Counted {
+    pub(crate) fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_once_only_and_shows_every_outcome() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        metrics.exchange(Version::HTTP_2, Outcome::Relayed.as_str(), 1, 2);
+        assert!(Metrics::new(&registry).is_err());
+        let families = registry.gather();
+        let exchanges = families
+            .iter()
+            .find(|family| family.name().ends_with("exchanges_total"))
+            .unwrap();
+        let shown = exchanges.get_metric().len();
+        assert_eq!(shown, 2 * (3 + Refusal::REASONS.len()));
+    }
+}

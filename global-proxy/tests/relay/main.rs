@@ -1,0 +1,14 @@
+//! The relay over real sockets on loopback: a caller, the global proxy as it runs, and a server, all in this process.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod cancel;
+mod drain;
+mod limits;
+mod pressure;
+mod program;
+mod protocols;
+mod retry;
+mod support;
+mod untouched;
+mod upgrades;

@@ -1,0 +1,155 @@
+//! The program itself, in a process of its own: what it weighs, what it writes, how it ends.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use mesh_runtime::BoxError;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{Body, Raw, Server, fed, h2_request, head, soon, until};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_global-proxy");
+const PIECE: usize = 64 << 10;
+const MUCH: usize = 512 << 20;
+
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Program {
+    async fn start(folder: &Path) -> (Self, SocketAddr) {
+        let ports = folder.join("ports.json");
+        let child = Command::new(PROGRAM)
+            .args(["--no-sidecar", "--policy=relay-only", "--workers=2"])
+            .args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"])
+            .arg("--port-file")
+            .arg(&ports)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let program = Self(child);
+        until("its ports are written", async || ports.exists()).await;
+        let text = std::fs::read_to_string(&ports).unwrap();
+        let port = serde_json::from_str::<serde_json::Value>(&text).unwrap()["http"].clone();
+        let port = u16::try_from(port.as_u64().unwrap()).unwrap();
+        (program, SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    /// The most memory it has had, in bytes.
+    fn peak(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        kib.unwrap().parse::<usize>().unwrap() << 10
+    }
+}
+
+/// Answers with what it is sent, as it comes.
+async fn echo(request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+    let body = request.into_body().map_err(Into::into).boxed_unsync();
+    Ok(Response::new(body))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_gibibyte_each_way_in_flat_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, address) = Program::start(folder.path()).await;
+    let server = Server::http(echo).await;
+    over_http1(address, server.address).await;
+    over_http2(address, server.address).await;
+    let peak = program.peak();
+    assert!(peak < 64 << 20, "it had {peak} bytes");
+}
+
+async fn over_http1(proxy: SocketAddr, server: SocketAddr) {
+    let mut caller = Raw(TcpStream::connect(proxy).await.unwrap());
+    let lines = format!("content-length: {MUCH}\r\n");
+    caller.send(&head("POST / HTTP/1.1", server, &lines)).await;
+    caller.head().await;
+    let (mut read, mut write) = caller.0.into_split();
+    let sending = tokio::spawn(async move {
+        for _ in 0..MUCH / PIECE {
+            write.write_all(&[7; PIECE]).await.unwrap();
+        }
+        write
+    });
+    let (mut got, mut buffer) = (0, vec![0; 1 << 20]);
+    while got < MUCH {
+        let bytes = soon(read.read(&mut buffer)).await.unwrap();
+        assert!(bytes > 0, "ended after {got} bytes");
+        got += bytes;
+    }
+    drop(sending.await.unwrap());
+}
+
+async fn over_http2(proxy: SocketAddr, server: SocketAddr) {
+    let stream = TokioIo::new(TcpStream::connect(proxy).await.unwrap());
+    let http2 = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut caller, connection) = http2.handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let (feed, body) = fed();
+    let sending = tokio::spawn(async move {
+        for _ in 0..MUCH / PIECE {
+            assert!(feed.data(Bytes::from_static(&[0; PIECE])).await);
+        }
+    });
+    let response = soon(caller.send_request(h2_request("/", server, body)));
+    let (mut body, mut got) = (response.await.unwrap().into_body(), 0);
+    while let Some(frame) = soon(body.frame()).await {
+        got += frame.unwrap().into_data().unwrap().len();
+    }
+    sending.await.unwrap();
+    assert_eq!(got, MUCH);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_well_when_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut program, address) = Program::start(folder.path()).await;
+    let server = Server::mirror().await;
+    // Over several connections, so that both workers have some.
+    for _ in 0..8 {
+        let mut caller = Raw(TcpStream::connect(address).await.unwrap());
+        let lines = "connection: close\r\n";
+        caller
+            .send(&head("GET / HTTP/1.1", server.address, lines))
+            .await;
+        assert!(caller.rest().await.starts_with("HTTP/1.1 200 "));
+    }
+    let kill = Command::new("kill")
+        .arg(program.0.id().to_string())
+        .status();
+    assert!(kill.unwrap().success());
+    let begin = Instant::now();
+    let status = loop {
+        if let Some(status) = program.0.try_wait().unwrap() {
+            break status;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(10), "does not end");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn flags_that_do_not_go_together_are_said_in_a_line() {
+    let output = Command::new(PROGRAM).arg("--no-sidecar").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("loopback"), "{text}");
+}
