@@ -182,6 +182,10 @@ impl Pool {
 
 fn no_answer(to: SocketAddr, error: &hyper::Error) -> Refusal {
     use std::error::Error as _;
+    // hyper's user is us, and what we gave it is the caller's body.
+    if error.is_user() {
+        return Refusal::Malformed("its body broke off");
+    }
     let why = match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

@@ -155,7 +155,10 @@ impl Refusal {
     /// Whether the connection is not worth keeping: its next bytes may not be what they seem, or there are too many.
     #[must_use]
     pub fn closes(&self) -> bool {
-        matches!(self, Self::Malformed(_) | Self::Overloaded(_))
+        matches!(
+            self,
+            Self::Malformed(_) | Self::NotImplemented(_) | Self::Overloaded(_)
+        )
     }
 
     /// The answer. `grpc`: to a gRPC call, which is told in gRPC's own way (a response of headers only).

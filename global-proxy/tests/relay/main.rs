@@ -9,6 +9,7 @@ mod pressure;
 mod program;
 mod protocols;
 mod retry;
+mod rfc;
 mod support;
 mod untouched;
 mod upgrades;

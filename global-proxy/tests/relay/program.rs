@@ -14,7 +14,7 @@ use mesh_runtime::BoxError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Body, Raw, Server, fed, h2_request, head, soon, until};
+use crate::support::{Body, Raw, Server, fed, full, h2_request, head, soon, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_global-proxy");
 const PIECE: usize = 64 << 10;
@@ -51,10 +51,21 @@ impl Program {
 
     /// The most memory it has had, in bytes.
     fn peak(&self) -> usize {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, what: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let line = status.lines().find(|line| line.starts_with(what));
         let kib = line.and_then(|line| line.split_whitespace().nth(1));
         kib.unwrap().parse::<usize>().unwrap() << 10
+    }
+}
+
+impl Program {
+    fn descriptors(&self) -> usize {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", self.0.id()));
+        all.unwrap().count()
     }
 }
 
@@ -73,6 +84,34 @@ async fn half_a_gibibyte_each_way_in_flat_memory() {
     over_http2(address, server.address).await;
     let peak = program.peak();
     assert!(peak < 64 << 20, "it had {peak} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_requests_leave_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, address) = Program::start(folder.path()).await;
+    let server = Server::http(|_| async { Ok(Response::new(full("ok"))) }).await;
+    rounds(address, server.address, 20).await;
+    let (descriptors, memory) = (program.descriptors(), program.memory("VmRSS:"));
+    rounds(address, server.address, 200).await;
+    // A caller's connection closes a moment after the caller has.
+    until("no descriptor is left behind", async || {
+        program.descriptors() <= descriptors
+    })
+    .await;
+    let grown = program.memory("VmRSS:").saturating_sub(memory);
+    assert!(grown < 4 << 20, "memory grew by {grown} bytes");
+}
+
+/// Each of 50 requests, on a connection of its own.
+async fn rounds(proxy: SocketAddr, server: SocketAddr, count: usize) {
+    for _ in 0..count {
+        let mut caller = Raw(TcpStream::connect(proxy).await.unwrap());
+        let requests = head("GET / HTTP/1.1", server, "").repeat(49)
+            + &head("GET / HTTP/1.1", server, "connection: close\r\n");
+        caller.send(&requests).await;
+        assert_eq!(caller.rest().await.matches("HTTP/1.1 200 OK").count(), 50);
+    }
 }
 
 async fn over_http1(proxy: SocketAddr, server: SocketAddr) {
