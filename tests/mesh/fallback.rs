@@ -79,7 +79,7 @@ impl Shop {
         Ok(client)
     }
 
-    /// Waits until the pod has the fallback, and no other service of the namespace than those learned.
+    /// Waits until the pod has the fallback's route and filter chain.
     async fn wait_fallback(&self, client: &Pod) -> Result<()> {
         until("the fallback", LIMIT, || async {
             let dump = client.envoy().await?.config_dump().await?.to_string();

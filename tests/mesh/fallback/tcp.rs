@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::stub::Opened;
-use super::wiring::Tunnel;
+use super::wiring::{self, Tunnel};
 use super::{LIMIT, Shop, ensure_unknown};
 
 pub(super) fn tests() -> Vec<Test> {
@@ -36,6 +36,7 @@ pub(super) fn tests() -> Vec<Test> {
             "fallback::tcp_a_port_of_http_is_taken_in_plain_text",
             a_port_of_http,
         ),
+        Test::new("fallback::tcp_two_filters_in_a_namespace", two_filters),
     ]
 }
 
@@ -285,5 +286,49 @@ async fn a_port_of_http(case: Case) -> Result<()> {
         shop.global_proxy.opened().is_empty() && seen[0].host == client.address().to_string(),
         "the listener of another service's HTTP port does not take it any more: {seen:?}"
     );
+    Ok(())
+}
+
+/// How one EnvoyFilter takes another one's place: with prefixes that are not the same but cover the same. Two chains
+/// that match alike are refused, and with them the listener.
+async fn two_filters(case: Case) -> Result<()> {
+    let shop = shop(&case, Tunnel::Http2).await?;
+    shop.ns.server("server").await?;
+    let client = shop.client().await?;
+    let envoy = client.envoy().await?;
+    let whole = wiring::fallback(shop.ns.name(), "client");
+    let halves = whole
+        .replace("name: lazymesh-fallback", "name: lazymesh-halves")
+        .replace("name: lazymesh-tcp", "name: lazymesh-halves")
+        .replace(
+            "{address_prefix: 10.96.0.0, prefix_len: 16}",
+            "{address_prefix: 10.96.0.0, prefix_len: 17}, {address_prefix: 10.96.128.0, prefix_len: 17}",
+        );
+    let again = halves.replace("name: lazymesh-halves", "name: lazymesh-again");
+    let wait_chains = async |wanted: [bool; 2]| {
+        until("the filter chains", LIMIT, || async {
+            let dump = envoy.config_dump().await?.to_string();
+            let chains = ["lazymesh-tcp", "lazymesh-halves"]
+                .map(|chain| dump.contains(&format!("\"{chain}\"")));
+            ensure!(chains == wanted, "{chains:?}, not {wanted:?}");
+            Ok(())
+        })
+        .await
+    };
+    let refused = async || envoy.stat("listener_manager.lds.update_rejected").await;
+    shop.ns.apply(&halves).await?;
+    wait_chains([true, true]).await?;
+    client.get("tcp://server:9000").await?;
+    shop.ns.delete(&whole).await?;
+    wait_chains([false, true]).await?;
+    client.get("tcp://server:9000").await?;
+    ensure!(refused().await? == 0, "a listener was refused");
+    shop.ns.apply(&again).await?;
+    until("the listener to be refused", LIMIT, || async {
+        ensure!(refused().await? > 0, "it was not");
+        Ok(())
+    })
+    .await?;
+    client.get("tcp://server:9000").await?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use mesh_tests::testbed::Namespace;
@@ -46,12 +47,36 @@ pub(crate) fn host(ns: &str, service: &str) -> String {
 
 /// A Sidecar for the pods labelled `app` with these hosts, and with `more` of a spec.
 pub(crate) fn sidecar(name: &str, app: &str, hosts: &BTreeSet<String>, more: &str) -> String {
-    let hosts: Vec<_> = hosts.iter().map(|host| format!("\"{host}\"")).collect();
+    let hosts = listed(hosts);
     format!(
         "{{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {{name: {name}}}, spec: {{
-           workloadSelector: {{labels: {{app: {app}}}}}, {more} egress: [{{hosts: [{}]}}]}}}}",
-        hosts.join(", ")
+           workloadSelector: {{labels: {{app: {app}}}}}, {more} egress: [{{hosts: {hosts}}}]}}}}"
     )
+}
+
+/// An egress listener that nothing leads to, and that gives a proxy the clusters of these hosts.
+fn clusters(hosts: &BTreeSet<String>) -> String {
+    let none = BTreeSet::from(["~/*".to_owned()]);
+    let hosts = listed(if hosts.is_empty() { &none } else { hosts });
+    format!(
+        "{{port: {{number: 15999, protocol: HTTP_PROXY, name: lazymesh-clusters}}, bind: 127.0.0.1,
+           captureMode: IPTABLES, hosts: {hosts}}}"
+    )
+}
+
+fn listed(hosts: &BTreeSet<String>) -> String {
+    let hosts: Vec<_> = hosts.iter().map(|host| format!("\"{host}\"")).collect();
+    format!("[{}]", hosts.join(", "))
+}
+
+/// How a Sidecar grows: clusters, and after so long what leads to them.
+const STEP: Duration = Duration::from_millis(130);
+
+#[derive(Debug, Default)]
+struct Hosts {
+    learned: BTreeSet<String>,
+    /// Clusters that come before, or go after, what leads to them.
+    clusters: BTreeSet<String>,
 }
 
 /// A Sidecar that grows. Clones are the same one.
@@ -60,13 +85,16 @@ pub(crate) struct Growing {
     ns: Namespace,
     app: String,
     more: String,
-    hosts: Arc<Mutex<BTreeSet<String>>>,
+    hosts: Arc<Mutex<Hosts>>,
 }
 
 impl Growing {
     /// Makes the Sidecar of the pods labelled `app`, in which there is the global proxy alone.
     pub(crate) fn new(ns: &Namespace, app: &str, more: &str) -> Self {
-        let hosts = BTreeSet::from([host(ns.name(), "global-proxy")]);
+        let hosts = Hosts {
+            learned: BTreeSet::from([host(ns.name(), "global-proxy")]),
+            ..Hosts::default()
+        };
         Self {
             ns: ns.clone(),
             app: app.to_owned(),
@@ -81,28 +109,35 @@ impl Growing {
         self.apply(&hosts).await
     }
 
-    /// Adds a service, unless it is there.
+    /// Adds a service, unless it is there, its clusters first.
     pub(crate) async fn add(&self, service: &str) -> Result<()> {
-        let mut hosts = self.hosts.lock().await;
-        if hosts.insert(host(self.ns.name(), service)) {
+        let host = host(self.ns.name(), service);
+        {
+            let mut hosts = self.hosts.lock().await;
+            if hosts.learned.contains(&host) || !hosts.clusters.insert(host.clone()) {
+                return Ok(());
+            }
             self.apply(&hosts).await?;
         }
-        Ok(())
+        tokio::time::sleep(STEP).await;
+        let mut hosts = self.hosts.lock().await;
+        hosts.learned.insert(host);
+        self.apply(&hosts).await
     }
 
-    /// Writes it with one host more that the proxy has the clusters of, and the routes and listeners.
-    pub(crate) async fn write_with(&self, host: &str, cluster: bool, route: bool) -> Result<()> {
-        let mut hosts = self.hosts.lock().await.clone();
-        if route {
-            hosts.insert(host.to_owned());
+    /// Writes it with this service's clusters or without, and with what leads to them or without.
+    pub(crate) async fn set(&self, service: &str, cluster: bool, route: bool) -> Result<()> {
+        let host = host(self.ns.name(), service);
+        let mut hosts = self.hosts.lock().await;
+        hosts.clusters.remove(&host);
+        hosts.learned.remove(&host);
+        if cluster {
+            hosts.clusters.insert(host.clone());
         }
-        let clusters = if cluster { host } else { "~/*" };
-        let yaml = sidecar(&self.name(), &self.app, &hosts, &self.more);
-        let clusters = format!(
-            "egress: [{{port: {{number: 15999, protocol: HTTP_PROXY, name: lazymesh-clusters}}, bind: 127.0.0.1,
-               captureMode: IPTABLES, hosts: [\"{clusters}\"]}}, "
-        );
-        self.ns.apply(&yaml.replace("egress: [", &clusters)).await
+        if route {
+            hosts.learned.insert(host);
+        }
+        self.apply(&hosts).await
     }
 
     /// Deletes it; what it has learned is kept.
@@ -115,9 +150,9 @@ impl Growing {
         format!("lazymesh-{}", self.app)
     }
 
-    async fn apply(&self, hosts: &BTreeSet<String>) -> Result<()> {
-        self.ns
-            .apply(&sidecar(&self.name(), &self.app, hosts, &self.more))
-            .await
+    async fn apply(&self, hosts: &Hosts) -> Result<()> {
+        let yaml = sidecar(&self.name(), &self.app, &hosts.learned, &self.more);
+        let clusters = format!("egress: [{}, ", clusters(&hosts.clusters));
+        self.ns.apply(&yaml.replace("egress: [", &clusters)).await
     }
 }
