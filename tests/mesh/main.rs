@@ -6,6 +6,7 @@ use mesh_tests::testbed::{MeshOptions, run};
 
 mod changes;
 mod controller;
+mod fallback;
 mod learning;
 mod on_demand;
 mod pass_through;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         learning::tests(),
         changes::tests(),
         controller::tests(),
+        fallback::tests(),
         on_demand::tests(),
         references::tests(),
         routing::tests(),

@@ -125,9 +125,14 @@ impl Mesh {
 
     /// istiod, to be stopped and started by a test. Other tests of the run notice.
     pub async fn restart_istiod(&self) -> Result<()> {
+        self.restart_istiod_with(&self.0.options.istiod).await
+    }
+
+    /// The same with other settings, which last until the next restart.
+    pub async fn restart_istiod_with(&self, options: &IstiodOptions) -> Result<()> {
         let mut istiod = self.0.istiod.lock().await;
         istiod.stop().await?;
-        *istiod = Istiod::start(&self.0.tools, &self.0.places, &self.0.options.istiod).await?;
+        *istiod = Istiod::start(&self.0.tools, &self.0.places, options).await?;
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -176,29 +176,51 @@ impl PodNetwork {
     /// # Errors
     /// When the namespace is gone or nobody answers.
     pub async fn connect(&self, address: Ipv4Addr, port: u16) -> Result<tokio::net::TcpStream> {
+        let connect = move || {
+            TcpStream::connect_timeout(&(address, port).into(), Duration::from_secs(5))
+                .and_then(|stream| stream.set_nonblocking(true).map(|()| stream))
+        };
+        Ok(tokio::net::TcpStream::from_std(
+            self.inside(connect).await?,
+        )?)
+    }
+
+    /// Listens inside the namespace, on all its addresses: for an application that a test plays itself.
+    ///
+    /// # Errors
+    /// When the namespace is gone or the port is taken.
+    pub async fn listen(&self, port: u16) -> Result<tokio::net::TcpListener> {
+        let listen = move || {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+                .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        };
+        Ok(tokio::net::TcpListener::from_std(
+            self.inside(listen).await?,
+        )?)
+    }
+
+    /// Makes a socket inside the namespace. A namespace belongs to a thread: this one is thrown away afterwards, the
+    /// socket stays where it was made.
+    async fn inside<T: Send + 'static>(
+        &self,
+        make: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
         let path = self.path();
-        // A namespace belongs to a thread; this one is thrown away afterwards, the socket stays where it was made.
         let (send, receive) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
-            .name("netns-connect".into())
+            .name("netns-socket".into())
             .spawn(move || {
-                let connect = || -> Result<TcpStream> {
+                let made = || -> Result<T> {
                     let namespace = std::fs::File::open(&path).with_context(|| path.clone())?;
                     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-                    let stream = TcpStream::connect_timeout(
-                        &(address, port).into(),
-                        Duration::from_secs(5),
-                    )?;
-                    stream.set_nonblocking(true)?;
-                    Ok(stream)
+                    Ok(make()?)
                 };
                 // Nobody waits any more when the caller gave up.
-                let _ = send.send(connect());
+                let _ = send.send(made());
             })?;
-        let stream = receive
+        receive
             .await
-            .map_err(|_| anyhow!("the connecting thread died"))??;
-        Ok(tokio::net::TcpStream::from_std(stream)?)
+            .map_err(|_| anyhow!("the thread that makes the socket died"))?
     }
 
     /// Removes the namespace. The veth pair goes with it.
