@@ -8,11 +8,17 @@
 pub mod api;
 pub mod app;
 pub mod auth;
+pub mod caller;
+pub mod closure;
 pub mod config;
+pub mod eligible;
 pub mod limits;
+pub mod mesh;
 pub mod metrics;
 pub mod report;
+pub mod resolve;
 pub mod resource;
+pub mod selector;
 pub mod state;
 pub mod store;
 pub mod watch;
