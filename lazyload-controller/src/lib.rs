@@ -15,6 +15,8 @@ pub mod eligible;
 pub mod limits;
 pub mod mesh;
 pub mod metrics;
+pub mod plan;
+pub mod render;
 pub mod report;
 pub mod resolve;
 pub mod resource;
