@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 pub use condition::Condition;
+pub use growth::grow_by;
 
 use crate::closure::{Closures, EgressHost};
 use crate::eligible::{Reach, Why, always};
@@ -120,7 +121,8 @@ pub fn plan_namespace(
         }
         desired
     };
-    if wanted.is_empty() {
+    // The global proxy must see the whole mesh: what is lazy falls back to it.
+    if wanted.is_empty() || namespace == settings.global_proxy.namespace {
         return desired;
     }
     if !world.config().discovers(&found.labels) {
@@ -389,11 +391,17 @@ fn halves(cidrs: &[IpNet]) -> Vec<IpNet> {
 /// How names of ours begin.
 const PREFIX: &str = "lazymesh-";
 
+/// A long record's name is cut and ends with its hash, so that the longer name of the EnvoyFilter fits as well.
 fn sidecar_name(namespace: &str, workload: &Workload) -> Name {
-    Name::new(
-        namespace,
-        &fitting(PREFIX, &workload.record_name(), workload),
-    )
+    const ROOM: usize = 253 - "lazymesh-fallback-".len();
+    let record = workload.record_name();
+    if record.len() <= ROOM {
+        return Name::new(namespace, &format!("{PREFIX}{record}"));
+    }
+    let hash = workload.record_hash();
+    let head = record.get(..ROOM - hash.len() - 1).unwrap_or_default();
+    let head = head.trim_end_matches(['.', '-']);
+    Name::new(namespace, &format!("{PREFIX}{head}-{hash}"))
 }
 
 fn filter_name(namespace: &str, sidecar: Option<&Name>) -> Name {
@@ -401,17 +409,5 @@ fn filter_name(namespace: &str, sidecar: Option<&Name>) -> Name {
         return Name::new(namespace, "lazymesh-fallback");
     };
     let of = sidecar.name.strip_prefix(PREFIX).unwrap_or(&sidecar.name);
-    // The names of Sidecars leave room for the longer beginning.
     Name::new(namespace, &format!("lazymesh-fallback-{of}"))
-}
-
-/// A name of at most 253 characters after `lazymesh-fallback-` takes the place of the beginning.
-fn fitting(prefix: &str, record: &str, workload: &Workload) -> String {
-    const ROOM: usize = 253 - "lazymesh-fallback-".len();
-    if record.len() <= ROOM {
-        return format!("{prefix}{record}");
-    }
-    let hash = workload.record_hash();
-    let head = record.get(..ROOM - hash.len() - 1).unwrap_or_default();
-    format!("{prefix}{}-{hash}", head.trim_end_matches(['.', '-']))
 }

@@ -4,10 +4,45 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dependency_graph::{Graph, Timestamp};
 
-use super::{Fallback, Kept, Settings, SidecarSpec};
+use super::{Fallback, Kept, Settings, SidecarSpec, user};
 use crate::closure::{Closures, EgressHost};
-use crate::mesh::Name;
+use crate::mesh::{Name, World};
 use crate::selector::Group;
+
+/// A Sidecar with one more host that was just learned for its workloads, without planning all of the namespace: what
+/// [`super::plan_namespace`] comes to if nothing else has changed. `None` where that takes a plan, or where the host
+/// changes nothing.
+#[must_use]
+pub fn grow_by(
+    world: &World,
+    spec: &SidecarSpec,
+    host: &str,
+    max_hosts: usize,
+) -> Option<SidecarSpec> {
+    let namespace = spec.workloads.first()?.namespace();
+    let group = Group {
+        workloads: spec.workloads.clone(),
+        selector: spec.selector.clone(),
+    };
+    if !matches!(user::of(world, namespace, &group), user::User::None) {
+        return None;
+    }
+    let mut grown = Grown {
+        hosts: spec.hosts.clone(),
+        learned: spec.counts.0,
+        pinned: spec.counts.1,
+        capped: 0,
+    };
+    let mut closures = Closures::new(world, namespace);
+    if !grown.add(closures.of(host), max_hosts) {
+        return None;
+    }
+    Some(SidecarSpec {
+        hosts: grown.hosts,
+        counts: (grown.learned + 1, grown.pinned, spec.counts.2),
+        ..spec.clone()
+    })
+}
 
 /// The hosts of a group, and how many were learned, are pinned, and did not fit.
 pub(super) struct Grown {

@@ -189,6 +189,15 @@ fn a_pod_s_label_and_a_record_override_the_namespace() {
 }
 
 #[test]
+fn the_global_proxy_s_own_namespace_is_never_lazy() {
+    let mut world = shop();
+    world.lazy_namespace("lazymesh-system");
+    world.put_pod("lazymesh-system/global-proxy-1", "global-proxy");
+    let desired = plan_namespace(&world, &Graph::new(), "lazymesh-system", &settings());
+    assert_eq!(desired, Desired::default());
+}
+
+#[test]
 fn pods_without_a_sidecar_do_not_count() {
     let mut world = shop();
     let mut bare = pod_of("batch");
@@ -420,4 +429,47 @@ proptest! {
         // Nothing else is wanted where nothing changed.
         prop_assert_eq!(plan(&world, &learned("cart", &hosts)), desired);
     }
+
+    /// Growing a Sidecar by what was just learned comes to what planning anew does, rules and aliases included.
+    #[test]
+    fn growing_by_one_host_is_planning_with_it(
+        before in proptest::collection::btree_set("(pay|rates|gone|out|routed)\\.bank|cart\\.shop", 0..4),
+        new in "(pay|rates|gone|out|routed)\\.bank|cart\\.shop",
+        max_hosts in 2_usize..9,
+    ) {
+        prop_assume!(!before.contains(&new));
+        let mut world = shop();
+        let alias = json!({"type": "ExternalName", "externalName": full("rates.bank")});
+        world.put(Kind::Service, "bank/out", json!({"spec": alias}));
+        world.service("bank/routed", "10.96.2.9", &["http:80"]);
+        world.virtual_service(
+            "front/routed",
+            json!({"hosts": [full("routed.bank")], "http": [{"route": [{"destination": {"host": full("pay.bank")}}]}]}),
+        );
+        let settings = Settings { max_hosts, ..settings() };
+        let mut hosts: Vec<&str> = before.iter().map(String::as_str).collect();
+        let at = Name::new("shop", CART);
+        let was = plan_namespace(&world, &learned("cart", &hosts), "shop", &settings);
+        hosts.push(&new);
+        let anew = plan_namespace(&world, &learned("cart", &hosts), "shop", &settings);
+        let grown = grow_by(&world, &was.sidecars[&at], &full(&new), max_hosts);
+        match grown {
+            Some(grown) => prop_assert_eq!(&grown, &anew.sidecars[&at]),
+            // Nothing came of it: no such host, or no room.
+            None => prop_assert_eq!(&was.sidecars[&at], &anew.sidecars[&at]),
+        }
+    }
+}
+
+#[test]
+fn beside_a_user_s_sidecar_nothing_grows_without_a_plan() {
+    let mut world = shop();
+    let spec = plan(&world, &Graph::new()).sidecars[&Name::new("shop", CART)].clone();
+    assert!(grow_by(&world, &spec, &full("pay.bank"), 100).is_some());
+    world.put(
+        Kind::Sidecar,
+        "shop/default",
+        json!({"spec": {"egress": [{"hosts": ["./*"]}]}}),
+    );
+    assert_eq!(grow_by(&world, &spec, &full("pay.bank"), 100), None);
 }
