@@ -72,7 +72,7 @@ fn route(virtual_host: &str, regex: &str, spec: &FilterSpec) -> Value {
                     {"name": ":authority", "string_match": {"safe_regex": {"regex": regex}}},
                 ],
             },
-            "per_request_buffer_limit_bytes": MAX_BODY,
+            "request_body_buffer_limit": MAX_BODY,
             "request_headers_to_add": [
                 set(ORIGINAL_DESTINATION, CALLED, false),
                 set(POD, OWN_POD, false),
@@ -82,7 +82,6 @@ fn route(virtual_host: &str, regex: &str, spec: &FilterSpec) -> Value {
             "route": {
                 "cluster": cluster(spec, spec.global_proxy.1),
                 "timeout": "0s",
-                "max_grpc_timeout": "0s",
                 "internal_redirect_policy": {
                     "max_internal_redirects": MAX_REDIRECTS,
                     "redirect_response_codes": [307],
