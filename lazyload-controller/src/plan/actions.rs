@@ -2,13 +2,17 @@
 //!
 //! A pod must never be without both a service and its fallback, so the EnvoyFilter comes before the Sidecar and goes
 //! after it, with the time between them that istiod needs to give it to the proxies. How long an object has been there
-//! is read off the object; only how long one has been unwanted must be remembered, and is counted anew after a restart.
+//! is read off the object; only how long one has been unwanted, and when one was last written, must be remembered, and is
+//! counted anew after a restart.
+//!
+//! A Sidecar changes in steps, so that no call fails: what is new is announced, then given; what goes stays announced
+//! while it is taken, and is let go then.
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use dependency_graph::Timestamp;
 use serde_json::Value;
@@ -17,6 +21,7 @@ use super::Desired;
 use crate::mesh::sidecar::Made;
 use crate::mesh::{Kind, Name, World};
 use crate::render;
+use crate::render::sidecar::Stage;
 
 /// How long after an EnvoyFilter was made its proxies are taken to have it.
 pub const SETTLED: Duration = Duration::from_secs(3);
@@ -32,22 +37,40 @@ pub enum Action {
     Delete(Kind, Name, String),
 }
 
-/// Since when EnvoyFilters of ours have been unwanted.
+/// How long after a step of a Sidecar the next one is taken: longer than istiod gathers changes before it pushes them,
+/// which is 100 ms unless it is told otherwise.
+pub const STEP: Duration = Duration::from_millis(130);
+
+/// What the objects themselves do not tell.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Unwanted(BTreeMap<Name, Timestamp>);
+pub struct Memory {
+    /// Since when EnvoyFilters of ours have been unwanted.
+    unwanted: BTreeMap<Name, Timestamp>,
+    /// When a step of a Sidecar was taken.
+    stepped: BTreeMap<Name, Instant>,
+}
+
+/// The moment, on the clock that the cluster's objects are dated by and on one that never jumps.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// As objects are dated.
+    pub wall: Timestamp,
+    /// For what takes less than a second.
+    pub tick: Instant,
+}
 
 /// What is to be done for a namespace now, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Todo {
     /// What to do.
     pub actions: Vec<Action>,
-    /// When to look again, if nothing happens before.
-    pub again: Option<Timestamp>,
+    /// After how long to look again, if nothing happens before.
+    pub again: Option<Duration>,
 }
 
 impl Todo {
-    fn look_again(&mut self, at: Timestamp) {
-        self.again = Some(self.again.map_or(at, |before| before.min(at)));
+    fn look_again(&mut self, after: Duration) {
+        self.again = Some(self.again.map_or(after, |before| before.min(after)));
     }
 }
 
@@ -56,8 +79,8 @@ pub fn todo(
     world: &World,
     namespace: &str,
     desired: &Desired,
-    unwanted: &mut Unwanted,
-    now: Timestamp,
+    memory: &mut Memory,
+    now: Now,
 ) -> Todo {
     let sidecars: BTreeMap<&Name, &Made> = world
         .sidecars(namespace)
@@ -75,7 +98,7 @@ pub fn todo(
             todo.actions.push(apply);
         }
     }
-    write_sidecars(desired, &sidecars, &filters, &mut todo, now);
+    write_sidecars(desired, &sidecars, &filters, memory, &mut todo, now);
     for (name, made) in &sidecars {
         if !desired.sidecars.contains_key(*name) {
             let delete = Action::Delete(Kind::Sidecar, (*name).clone(), made.uid.clone());
@@ -86,10 +109,12 @@ pub fn todo(
         .keys()
         .all(|name| desired.sidecars.contains_key(*name))
     {
-        drop_filters(namespace, desired, &filters, unwanted, &mut todo, now);
+        drop_filters(namespace, desired, &filters, memory, &mut todo, now.wall);
     } else {
         // The time counts from when the last of them is seen to be gone.
-        unwanted.0.retain(|name, _| name.namespace != namespace);
+        memory
+            .unwanted
+            .retain(|name, _| name.namespace != namespace);
     }
     todo
 }
@@ -99,33 +124,48 @@ fn write_sidecars(
     desired: &Desired,
     sidecars: &BTreeMap<&Name, &Made>,
     filters: &BTreeMap<&Name, &Made>,
+    memory: &mut Memory,
     todo: &mut Todo,
-    now: Timestamp,
+    now: Now,
 ) {
     let (mut growing, mut others, mut new) = (Vec::new(), Vec::new(), Vec::new());
+    memory.stepped.retain(|name, _| sidecars.contains_key(name));
     for (name, spec) in &desired.sidecars {
-        let object = render::sidecar::render(name, spec);
-        let made = sidecars.get(name).copied();
-        if !differs(made, &object) {
-            continue;
-        }
-        let Some(made) = made else {
+        let Some(made) = sidecars.get(name).copied() else {
             // Without its fallback a Sidecar would cut off all that was not learned.
             let Some(filter) = filters.get(&spec.filter) else {
                 continue;
             };
-            if now.since(filter.created) < SETTLED {
-                todo.look_again(later(filter.created, SETTLED));
+            let age = now.wall.since(filter.created);
+            if age < SETTLED {
+                todo.look_again(SETTLED.saturating_sub(age));
                 continue;
             }
+            let object = render::sidecar::render(name, spec);
             new.push(Action::Apply(Kind::Sidecar, name.clone(), object));
             continue;
         };
-        let before = hosts(&made.spec);
-        let after = hosts(&object["spec"]);
-        let grows = before.len() < after.len() && before.iter().all(|host| after.contains(host));
-        let which = if grows { &mut growing } else { &mut others };
-        which.push(Action::Apply(Kind::Sidecar, name.clone(), object));
+        let (is, last) = (Stage::of(&made.spec), Stage::last(spec));
+        let mut waited = STEP;
+        if is.announced.is_empty() {
+            memory.stepped.remove(name);
+        } else {
+            let since = *memory.stepped.entry(name.clone()).or_insert(now.tick);
+            waited = now.tick.saturating_duration_since(since);
+        }
+        let stage = next(&is, &last, waited >= STEP);
+        if stage != last && stage == is {
+            todo.look_again(STEP.saturating_sub(waited));
+        }
+        let object = render::sidecar::render_at(name, spec, &stage);
+        if differs(Some(made), &object) {
+            if stage != is {
+                memory.stepped.insert(name.clone(), now.tick);
+            }
+            let grows = !last.given.is_subset(&is.given);
+            let which = if grows { &mut growing } else { &mut others };
+            which.push(Action::Apply(Kind::Sidecar, name.clone(), object));
+        }
     }
     // Growth goes even before the EnvoyFilters: it needs none that is not there.
     growing.append(&mut todo.actions);
@@ -134,11 +174,30 @@ fn write_sidecars(
     todo.actions.append(&mut new);
 }
 
+/// The stage after this one on the way to the last; this one while it has not settled.
+fn next(is: &Stage, last: &Stage, settled: bool) -> Stage {
+    let new: BTreeSet<String> = last.given.difference(&is.given).cloned().collect();
+    if !new.is_subset(&is.announced) {
+        return Stage {
+            given: is.given.clone(),
+            announced: is.announced.union(&new).cloned().collect(),
+        };
+    }
+    if !settled {
+        return is.clone();
+    }
+    // What is announced and given is there by being given; what is taken stays announced once more.
+    Stage {
+        given: last.given.clone(),
+        announced: is.given.difference(&last.given).cloned().collect(),
+    }
+}
+
 fn drop_filters(
     namespace: &str,
     desired: &Desired,
     filters: &BTreeMap<&Name, &Made>,
-    unwanted: &mut Unwanted,
+    memory: &mut Memory,
     todo: &mut Todo,
     now: Timestamp,
 ) {
@@ -146,7 +205,7 @@ fn drop_filters(
         let known = name.namespace == namespace;
         known && filters.contains_key(name) && !desired.filters.contains_key(name)
     };
-    let since = &mut unwanted.0;
+    let since = &mut memory.unwanted;
     since.retain(|name, _| name.namespace != namespace || is_unwanted(name));
     let names = filters.keys().filter(|name| is_unwanted(name));
     // One form gives way to another only when the other is there and has settled.
@@ -164,7 +223,7 @@ fn drop_filters(
             settled.max(later(first, LINGER))
         });
         if now < due {
-            todo.look_again(due);
+            todo.look_again(due.since(now));
         } else if let Some(made) = filters.get(name) {
             let delete = Action::Delete(Kind::EnvoyFilter, (*name).clone(), made.uid.clone());
             todo.actions.push(delete);
@@ -184,15 +243,6 @@ fn differs(made: Option<&Made>, object: &Value) -> bool {
             .all(|(key, value)| made.labels.get(key).map(String::as_str) == value.as_str())
     });
     made.spec != object["spec"] || !labelled
-}
-
-fn hosts(spec: &Value) -> std::collections::BTreeSet<&str> {
-    let hosts = spec["egress"][0]["hosts"].as_array();
-    hosts
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect()
 }
 
 fn later(at: Timestamp, by: Duration) -> Timestamp {

@@ -17,8 +17,9 @@ fn written(at: Timestamp) -> String {
 struct Cluster {
     world: World,
     graph: Graph,
-    unwanted: Unwanted,
+    memory: Memory,
     now: Timestamp,
+    tick: Instant,
     made: usize,
 }
 
@@ -27,15 +28,20 @@ impl Cluster {
         Self {
             world: shop(),
             graph: learned("cart", &["pay.bank"]),
-            unwanted: Unwanted::default(),
+            memory: Memory::default(),
             now: Timestamp::from_seconds(1000),
+            tick: Instant::now(),
             made: 0,
         }
     }
 
     fn todo(&mut self) -> Todo {
         let desired = plan(&self.world, &self.graph);
-        todo(&self.world, "shop", &desired, &mut self.unwanted, self.now)
+        let now = Now {
+            wall: self.now,
+            tick: self.tick,
+        };
+        todo(&self.world, "shop", &desired, &mut self.memory, now)
     }
 
     /// Does what is to be done, as the cluster would, and says it shortly.
@@ -83,6 +89,20 @@ impl Cluster {
                 .find(|(at, _)| *at == name)
                 .and_then(|(_, f)| f.ours.clone()),
         };
+        if let (Kind::Sidecar, Some(made)) = (kind, &before) {
+            // No host is given that was not announced, and none is let go that was given.
+            let (was, is) = (Stage::of(&made.spec), Stage::of(&object["spec"]));
+            assert!(
+                is.given
+                    .difference(&was.given)
+                    .all(|host| was.announced.contains(host))
+            );
+            assert!(
+                was.given
+                    .difference(&is.given)
+                    .all(|host| is.announced.contains(host))
+            );
+        }
         self.made += 1;
         let (uid, created) = before.map_or((self.made.to_string(), self.now), |made| {
             (made.uid, made.created)
@@ -94,6 +114,7 @@ impl Cluster {
 
     fn pass(&mut self, seconds: u64) {
         self.now = Timestamp::from_seconds(self.now.seconds() + seconds);
+        self.tick += Duration::from_secs(seconds);
     }
 
     fn settled() -> Self {
@@ -121,7 +142,7 @@ fn opting_in_makes_the_fallback_first_and_sidecars_when_it_has_settled() {
     assert_eq!(cluster.todo().again, None);
     assert_eq!(cluster.step(), [FILTER]);
     assert_eq!(cluster.step(), [""; 0]);
-    assert_eq!(cluster.todo().again, Some(Timestamp::from_seconds(1003)));
+    assert_eq!(cluster.todo().again, Some(SETTLED));
     cluster.pass(2);
     assert_eq!(cluster.step(), [""; 0]);
     cluster.pass(1);
@@ -132,7 +153,7 @@ fn opting_in_makes_the_fallback_first_and_sidecars_when_it_has_settled() {
 #[test]
 fn nothing_is_done_where_nothing_changed_also_after_a_restart() {
     let mut cluster = Cluster::settled();
-    cluster.unwanted = Unwanted::default();
+    cluster.memory = Memory::default();
     cluster.pass(100);
     assert_eq!(cluster.todo(), Todo::default());
 }
@@ -151,6 +172,61 @@ fn growth_goes_before_all_else() {
 }
 
 #[test]
+fn what_is_new_is_announced_first_and_what_goes_last() {
+    let mut cluster = Cluster::settled();
+    let at = name("shop/lazymesh-deployment-cart");
+    let stage = |cluster: &Cluster| {
+        let (_, sidecar) = cluster
+            .world
+            .sidecars("shop")
+            .find(|(of, _)| **of == at)
+            .unwrap();
+        let stage = Stage::of(&sidecar.ours.as_ref().unwrap().spec);
+        let has = |hosts: &BTreeSet<String>| {
+            ["pay", "rates"]
+                .map(|host| hosts.contains(&format!("bank/{host}.bank.svc.cluster.local")))
+        };
+        (has(&stage.given), has(&stage.announced))
+    };
+    assert_eq!(stage(&cluster), ([true, false], [false, false]));
+    cluster.graph = learned("cart", &["rates.bank"]);
+    assert_eq!(cluster.step(), [CART]);
+    assert_eq!(stage(&cluster), ([true, false], [false, true]));
+    assert_eq!(
+        cluster.todo(),
+        Todo {
+            actions: vec![],
+            again: Some(STEP)
+        }
+    );
+    cluster.tick += STEP;
+    assert_eq!(cluster.step(), [CART]);
+    assert_eq!(stage(&cluster), ([false, true], [true, false]));
+    cluster.tick += STEP / 2;
+    assert_eq!(cluster.step(), [""; 0]);
+    // After a restart the time counts anew.
+    cluster.memory = Memory::default();
+    assert_eq!(cluster.todo().again, Some(STEP));
+    cluster.tick += STEP;
+    assert_eq!(cluster.step(), [CART]);
+    assert_eq!(stage(&cluster), ([false, true], [false, false]));
+    assert_eq!(cluster.todo(), Todo::default());
+}
+
+#[test]
+fn what_is_learned_meanwhile_is_announced_at_once() {
+    let mut cluster = Cluster::settled();
+    cluster.graph = learned("cart", &["pay.bank", "rates.bank"]);
+    assert_eq!(cluster.step(), [CART]);
+    cluster.tick += STEP / 2;
+    cluster.graph = learned("cart", &["pay.bank", "rates.bank", "cart.shop"]);
+    assert_eq!(cluster.step(), [CART]);
+    cluster.tick += STEP;
+    assert_eq!(cluster.step(), [CART]);
+    assert_eq!(cluster.todo(), Todo::default());
+}
+
+#[test]
 fn opting_out_removes_sidecars_first_and_the_fallback_later() {
     let mut cluster = Cluster::settled();
     cluster.opt("off");
@@ -161,14 +237,13 @@ fn opting_out_removes_sidecars_first_and_the_fallback_later() {
             "delete Sidecar lazymesh-deployment-web"
         ]
     );
-    let again = Timestamp::from_seconds(cluster.now.seconds() + 10);
-    assert_eq!(cluster.todo().again, Some(again));
+    assert_eq!(cluster.todo().again, Some(LINGER));
     cluster.pass(9);
     assert_eq!(cluster.step(), [""; 0]);
     cluster.pass(1);
     assert_eq!(cluster.step(), ["delete EnvoyFilter lazymesh-fallback"]);
     assert_eq!(cluster.todo(), Todo::default());
-    assert_eq!(cluster.unwanted, Unwanted::default());
+    assert_eq!(cluster.memory, Memory::default());
 }
 
 #[test]
@@ -177,7 +252,7 @@ fn a_restart_in_between_waits_anew_and_still_removes_all() {
     cluster.opt("off");
     cluster.step();
     cluster.pass(9);
-    cluster.unwanted = Unwanted::default();
+    cluster.memory = Memory::default();
     assert_eq!(cluster.step(), [""; 0]);
     cluster.pass(10);
     assert_eq!(cluster.step(), ["delete EnvoyFilter lazymesh-fallback"]);
@@ -208,7 +283,7 @@ fn what_was_there_before_anything_else_was_known_is_removed_too() {
         .world
         .delete(Kind::Namespace, &Name::cluster("shop"));
     cluster.graph = Graph::new();
-    cluster.unwanted = Unwanted::default();
+    cluster.memory = Memory::default();
     assert_eq!(cluster.step().len(), 2);
     assert_eq!(cluster.step(), [""; 0]);
     cluster.pass(10);
@@ -346,7 +421,7 @@ proptest! {
                 }
                 Happening::UserSidecar(false) => { cluster.world.delete(Kind::Sidecar, &name("shop/theirs")); }
                 Happening::Learn(more) => cluster.graph = learned("cart", if more { &["pay.bank", "rates.bank"] } else { &["pay.bank"] }),
-                Happening::Restart => cluster.unwanted = Unwanted::default(),
+                Happening::Restart => cluster.memory = Memory::default(),
                 Happening::Pass(seconds) => cluster.pass(seconds),
             }
             let before: Vec<Name> = cluster.world.sidecars("shop").map(|(name, _)| name.clone()).collect();
