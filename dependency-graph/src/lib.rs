@@ -3,7 +3,9 @@
 //! Pure: no I/O, no clock of its own. Whoever wants time to pass gives a [`Timestamp`].
 
 pub mod convert;
+pub mod cover;
 pub mod dependency;
+pub mod fallback;
 pub mod graph;
 pub mod host;
 pub mod learned;

@@ -1,0 +1,413 @@
+//! What the mode `sidecar` wants of a namespace: its Sidecars, its fallback, and what people should know about it.
+//!
+//! A function of what is known of the mesh and of the graph, nothing else: how that came to be does not matter, and
+//! where nothing has changed nothing else is wanted. When it is written is the business of [`actions`].
+
+pub mod actions;
+pub mod condition;
+mod growth;
+pub mod user;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dependency_graph::cover::Cover;
+use dependency_graph::fallback::{POLICY_ANNOTATION, Policy};
+use dependency_graph::{Graph, Mode, Workload, mode};
+use ipnet::IpNet;
+use serde_json::Value;
+
+pub use condition::Condition;
+pub use growth::grow_by;
+
+use crate::closure::{Closures, EgressHost};
+use crate::eligible::{Reach, Why, always};
+use crate::mesh::object::{Labels, selects};
+use crate::mesh::service::{Form, PortProtocol};
+use crate::mesh::{Name, Pod, World};
+use crate::selector::{Group, groups};
+use growth::Grown;
+
+/// What the operator chooses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// The Service of the global proxy.
+    pub global_proxy: Name,
+    /// The port of that Service which takes tunnels.
+    pub tunnel_port: u16,
+    /// Ranges of services' addresses, where Kubernetes has no ServiceCIDR resources.
+    pub service_cidrs: Vec<IpNet>,
+    /// Hosts that every sidecar has; a wildcard stands for all below it.
+    pub always: BTreeSet<String>,
+    /// How many hosts a Sidecar may have before what is learned goes on by the fallback.
+    pub max_hosts: usize,
+}
+
+/// What is wanted of a namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    /// Sidecars, by their names.
+    pub sidecars: BTreeMap<Name, SidecarSpec>,
+    /// EnvoyFilters, by their names.
+    pub filters: BTreeMap<Name, FilterSpec>,
+    /// What holds for workloads in mode `sidecar`.
+    pub conditions: BTreeMap<Workload, BTreeSet<Condition>>,
+    /// How many hosts every sidecar of the namespace has, by reason.
+    pub always: BTreeMap<Why, usize>,
+}
+
+/// A Sidecar of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SidecarSpec {
+    /// Whose it is.
+    pub workloads: BTreeSet<Workload>,
+    /// The labels of their pods.
+    pub selector: Labels,
+    /// Everything they are given.
+    pub hosts: BTreeSet<EgressHost>,
+    /// How many hosts were learned, are pinned, and are in every Sidecar.
+    pub counts: (usize, usize, usize),
+    /// From the user's Sidecar of the namespace.
+    pub outbound_traffic_policy: Option<Value>,
+    /// From the user's Sidecar of the namespace.
+    pub inbound_connection_pool: Option<Value>,
+    /// The EnvoyFilter by which calls to everything else fall back: it must be there first.
+    pub filter: Name,
+}
+
+/// An EnvoyFilter of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilterSpec {
+    /// The labels of the pods it is for; without, it is for all of the namespace.
+    pub selector: Option<Labels>,
+    /// The addresses that are tunnelled to the global proxy.
+    pub prefixes: Vec<IpNet>,
+    /// The authorities that are sent to it.
+    pub cover: Cover,
+    /// Its host, its port for HTTP and its port for tunnels.
+    pub global_proxy: (String, u16, u16),
+}
+
+/// The annotation's policy for a namespace; the default if it says nothing that is one.
+#[must_use]
+pub fn policy(world: &World, namespace: &str) -> Policy {
+    let annotations = world.namespace(namespace).map(|found| &found.annotations);
+    annotations
+        .and_then(|all| all.get(POLICY_ANNOTATION)?.parse().ok())
+        .unwrap_or_default()
+}
+
+/// What is wanted of a namespace.
+#[must_use]
+pub fn plan_namespace(
+    world: &World,
+    graph: &Graph,
+    namespace: &str,
+    settings: &Settings,
+) -> Desired {
+    let mut desired = Desired::default();
+    let wanted = wanted(world, graph, namespace);
+    let Some(found) = world
+        .namespace(namespace)
+        .filter(|found| !found.terminating)
+    else {
+        return desired;
+    };
+    let say_to_all = |mut desired: Desired, condition: Condition| {
+        for workload in &wanted {
+            desired.say(workload, condition.clone());
+        }
+        desired
+    };
+    // The global proxy must see the whole mesh: what is lazy falls back to it.
+    if wanted.is_empty() || namespace == settings.global_proxy.namespace {
+        return desired;
+    }
+    if !world.config().discovers(&found.labels) {
+        return say_to_all(desired, Condition::NotDiscovered);
+    }
+    let Some(fallback) = Fallback::of(world, settings) else {
+        let missing = Condition::NoGlobalProxy(settings.global_proxy.clone());
+        return say_to_all(desired, missing);
+    };
+    let mut groups = groups(world, namespace, &wanted);
+    for workload in &groups.without {
+        desired.say(workload, Condition::NoSelector);
+    }
+    groups.selected.extend(asleep(world, namespace, &wanted));
+    let kept: Vec<Kept<'_>> = groups
+        .selected
+        .into_iter()
+        .filter_map(|group| desired.keep(world, namespace, group))
+        .collect();
+    desired.write(world, graph, namespace, settings, &fallback, kept);
+    desired
+}
+
+/// Where the fallback stands in this mesh.
+struct Fallback {
+    host: String,
+    http_port: u16,
+    tunnel_port: u16,
+    http_ports: BTreeSet<u16>,
+    cidrs: Vec<IpNet>,
+}
+
+impl Fallback {
+    /// `None` while there is no global proxy to fall back to.
+    fn of(world: &World, settings: &Settings) -> Option<Self> {
+        let proxy = &settings.global_proxy;
+        let mut services = world.services_in(&proxy.namespace);
+        let domain = world.cluster_domain();
+        let host = format!("{}.{}.svc.{domain}", proxy.name, proxy.namespace);
+        let service = services.find(|service| service.host == host)?;
+        let http_ports: BTreeSet<u16> = service
+            .ports
+            .iter()
+            .filter(|port| port.protocol == PortProtocol::Http)
+            .map(|port| port.number)
+            .collect();
+        let tunnels = service.port(settings.tunnel_port).is_some();
+        let mut cidrs = world.service_cidrs();
+        if cidrs.is_empty() {
+            cidrs.clone_from(&settings.service_cidrs);
+        }
+        Some(Self {
+            host,
+            http_port: *http_ports.first()?,
+            tunnel_port: settings.tunnel_port,
+            http_ports,
+            cidrs: if tunnels { cidrs } else { Vec::new() },
+        })
+    }
+}
+
+/// A group that gets a Sidecar, and what the user's Sidecar of the namespace says about it.
+struct Kept<'a> {
+    group: Group,
+    name: Name,
+    user: Option<user::Merged<'a>>,
+}
+
+impl Desired {
+    fn say(&mut self, workload: &Workload, condition: Condition) {
+        let said = self.conditions.entry(workload.clone()).or_default();
+        said.insert(condition);
+    }
+
+    /// Whether a group is to have a Sidecar of ours.
+    fn keep<'a>(&mut self, world: &'a World, namespace: &str, group: Group) -> Option<Kept<'a>> {
+        if group.workloads.len() > 1 {
+            for workload in &group.workloads {
+                let shared = Condition::SharedSelector(group.workloads.clone());
+                self.say(workload, shared);
+            }
+        }
+        let name = sidecar_name(namespace, group.workloads.first()?);
+        let verdict = match user::of(world, namespace, &group) {
+            user::User::None => Ok(None),
+            user::User::Merged(merged) => Ok(Some(merged)),
+            user::User::Wins(theirs) => Err(Condition::UserSidecar(theirs.clone())),
+            user::User::NotUnderstood(theirs) => {
+                Err(Condition::UserSidecarNotUnderstood(theirs.clone()))
+            }
+        };
+        let taken = [
+            world
+                .sidecars(namespace)
+                .any(|(at, sidecar)| *at == name && sidecar.ours.is_none()),
+            world.filters(namespace).any(|(at, filter)| {
+                filter.ours.is_none()
+                    && (*at == filter_name(namespace, None)
+                        || *at == filter_name(namespace, Some(&name)))
+            }),
+        ];
+        let verdict = match verdict {
+            Ok(_) if taken.contains(&true) => Err(Condition::NameTaken(name.clone())),
+            verdict => verdict,
+        };
+        match verdict {
+            Ok(user) => Some(Kept { group, name, user }),
+            Err(condition) => {
+                for workload in &group.workloads {
+                    self.say(workload, condition.clone());
+                }
+                None
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        world: &World,
+        graph: &Graph,
+        namespace: &str,
+        settings: &Settings,
+        fallback: &Fallback,
+        kept: Vec<Kept<'_>>,
+    ) {
+        if kept.is_empty() {
+            return;
+        }
+        let reach = Reach {
+            namespace: &settings.global_proxy.namespace,
+            http_ports: &fallback.http_ports,
+            cidrs: &fallback.cidrs,
+        };
+        let always = always(world, namespace, policy(world, namespace), &reach);
+        for why in always.values() {
+            *self.always.entry(*why).or_default() += 1;
+        }
+        let mut closures = Closures::new(world, namespace);
+        let mut base: BTreeSet<EgressHost> = BTreeSet::new();
+        let given = settings.always.iter().chain(&world.config().providers);
+        for host in always.keys().chain(given) {
+            // A provider may be named with its namespace.
+            let host = host
+                .rsplit_once('/')
+                .map_or(host.as_str(), |(_, host)| host);
+            base.extend(closures.of(host).iter().cloned());
+        }
+        let covered = |pod: &Pod| {
+            let mut kept = kept.iter();
+            kept.any(|kept| selects(&kept.group.selector, &pod.labels))
+        };
+        let whole = world
+            .pods(namespace)
+            .all(|(_, pod)| pod.ended || !pod.injected || covered(pod));
+        let cover = cover(world, namespace, &fallback.cidrs);
+        for kept in kept {
+            let one = (!whole).then_some(&kept.name);
+            let filter = filter_name(namespace, one);
+            let spec = FilterSpec {
+                selector: one.map(|_| kept.group.selector.clone()),
+                prefixes: if whole {
+                    fallback.cidrs.clone()
+                } else {
+                    halves(&fallback.cidrs)
+                },
+                cover: cover.clone(),
+                global_proxy: (
+                    fallback.host.clone(),
+                    fallback.http_port,
+                    fallback.tunnel_port,
+                ),
+            };
+            self.filters.insert(filter.clone(), spec);
+            let grown = Grown::of(graph, &kept.group, &base, &mut closures, settings.max_hosts);
+            if grown.capped > 0 {
+                for workload in &kept.group.workloads {
+                    self.say(workload, Condition::Capped(grown.capped));
+                }
+            }
+            let name = kept.name.clone();
+            let sidecar =
+                grown.into_sidecar(kept, namespace, base.len(), fallback, settings, filter);
+            self.sidecars.insert(name, sidecar);
+        }
+    }
+}
+
+/// The workloads of a namespace that are in mode `sidecar`: of injected pods, and those known that have no pods now.
+fn wanted(world: &World, graph: &Graph, namespace: &str) -> BTreeSet<Workload> {
+    let of_namespace = world
+        .namespace(namespace)
+        .and_then(|found| found.labels.get(mode::LABEL)?.parse().ok());
+    // A pod's label holds if all pods of the workload have the same one.
+    let mut by_pods: BTreeMap<&Workload, Option<Mode>> = BTreeMap::new();
+    for (_, pod) in world.pods(namespace) {
+        let Some(workload) = pod.workload.as_ref().filter(|_| pod.injected && !pod.ended) else {
+            continue;
+        };
+        let label = pod.labels.get(mode::LABEL);
+        let said: Option<Mode> = label.and_then(|label| label.parse().ok());
+        by_pods
+            .entry(workload)
+            .and_modify(|before| *before = before.filter(|before| Some(*before) == said))
+            .or_insert(said);
+    }
+    let known = graph
+        .workloads()
+        .filter(|(workload, _)| workload.namespace() == namespace)
+        .map(|(workload, record)| (workload, record.mode));
+    let records: BTreeMap<&Workload, Option<Mode>> = known.collect();
+    by_pods
+        .keys()
+        .chain(records.keys())
+        .filter(|workload| {
+            let own = records.get(*workload).copied().flatten();
+            let pods = by_pods.get(*workload).copied().flatten();
+            own.or(pods).or(of_namespace) == Some(Mode::Sidecar)
+        })
+        .map(|workload| (*workload).clone())
+        .collect()
+}
+
+/// Workloads without pods whose Sidecar is there: it stays as it selects, so that their next pods start with it.
+fn asleep(world: &World, namespace: &str, wanted: &BTreeSet<Workload>) -> Vec<Group> {
+    let live = |pod: &&Pod| !pod.ended;
+    let has_pods: BTreeSet<&Workload> = world
+        .pods(namespace)
+        .filter_map(|(_, pod)| Some(pod).filter(live)?.workload.as_ref())
+        .collect();
+    let without = wanted.iter().filter(|one| !has_pods.contains(one));
+    without
+        .filter_map(|workload| {
+            let name = sidecar_name(namespace, workload);
+            let (_, sidecar) = world.sidecars(namespace).find(|(at, _)| **at == name)?;
+            sidecar.ours.as_ref()?;
+            let selector = sidecar.selector.clone().filter(|all| !all.is_empty())?;
+            let mut pods = world.pods(namespace).map(|(_, pod)| pod).filter(live);
+            let free = !pods.any(|pod| selects(&selector, &pod.labels));
+            free.then(|| Group {
+                workloads: BTreeSet::from([workload.clone()]),
+                selector,
+            })
+        })
+        .collect()
+}
+
+fn cover(world: &World, namespace: &str, cidrs: &[IpNet]) -> Cover {
+    let suffix = format!(".{namespace}.svc.{}", world.cluster_domain());
+    let headless: Vec<&str> = world
+        .services_in(namespace)
+        .filter(|service| service.form == Form::Headless)
+        .filter_map(|service| service.host.strip_suffix(&suffix))
+        .collect();
+    Cover::of(world.namespaces(), headless, world.cluster_domain(), cidrs)
+}
+
+/// The same addresses in other words: two EnvoyFilters that hold for one pod for a while must not add the same chain.
+fn halves(cidrs: &[IpNet]) -> Vec<IpNet> {
+    let halved = cidrs.iter().flat_map(|cidr| {
+        let halves = cidr.subnets(cidr.prefix_len() + 1);
+        halves.map_or_else(|_| vec![*cidr], Iterator::collect)
+    });
+    halved.collect()
+}
+
+/// How names of ours begin.
+const PREFIX: &str = "lazymesh-";
+
+/// A long record's name is cut and ends with its hash, so that the longer name of the EnvoyFilter fits as well.
+fn sidecar_name(namespace: &str, workload: &Workload) -> Name {
+    const ROOM: usize = 253 - "lazymesh-fallback-".len();
+    let record = workload.record_name();
+    if record.len() <= ROOM {
+        return Name::new(namespace, &format!("{PREFIX}{record}"));
+    }
+    let hash = workload.record_hash();
+    let head = record.get(..ROOM - hash.len() - 1).unwrap_or_default();
+    let head = head.trim_end_matches(['.', '-']);
+    Name::new(namespace, &format!("{PREFIX}{head}-{hash}"))
+}
+
+fn filter_name(namespace: &str, sidecar: Option<&Name>) -> Name {
+    let Some(sidecar) = sidecar else {
+        return Name::new(namespace, "lazymesh-fallback");
+    };
+    let of = sidecar.name.strip_prefix(PREFIX).unwrap_or(&sidecar.name);
+    Name::new(namespace, &format!("lazymesh-fallback-{of}"))
+}

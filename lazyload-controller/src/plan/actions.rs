@@ -1,0 +1,250 @@
+//! What to write, in which order, and when to look again.
+//!
+//! A pod must never be without both a service and its fallback, so the EnvoyFilter comes before the Sidecar and goes
+//! after it, with the time between them that istiod needs to give it to the proxies. How long an object has been there
+//! is read off the object; only how long one has been unwanted, and when one was last written, must be remembered, and is
+//! counted anew after a restart.
+//!
+//! A Sidecar changes in steps, so that no call fails: what is new is announced, then given; what goes stays announced
+//! while it is taken, and is let go then.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use dependency_graph::Timestamp;
+use serde_json::Value;
+
+use super::Desired;
+use crate::mesh::sidecar::Made;
+use crate::mesh::{Kind, Name, World};
+use crate::render;
+use crate::render::sidecar::Stage;
+
+/// How long after an EnvoyFilter was made its proxies are taken to have it.
+pub const SETTLED: Duration = Duration::from_secs(3);
+/// How long an EnvoyFilter outlives the last Sidecar that needed it.
+pub const LINGER: Duration = Duration::from_secs(10);
+
+/// Something to do in the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Server-side apply, without force: where a user has edited a field of ours, theirs stays.
+    Apply(Kind, Name, Value),
+    /// Delete this very object.
+    Delete(Kind, Name, String),
+}
+
+/// How long after a step of a Sidecar the next one is taken: longer than istiod gathers changes before it pushes them,
+/// which is 100 ms unless it is told otherwise.
+pub const STEP: Duration = Duration::from_millis(130);
+
+/// What the objects themselves do not tell.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Memory {
+    /// Since when EnvoyFilters of ours have been unwanted.
+    unwanted: BTreeMap<Name, Timestamp>,
+    /// When a step of a Sidecar was taken.
+    stepped: BTreeMap<Name, Instant>,
+}
+
+/// The moment, on the clock that the cluster's objects are dated by and on one that never jumps.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// As objects are dated.
+    pub wall: Timestamp,
+    /// For what takes less than a second.
+    pub tick: Instant,
+}
+
+/// What is to be done for a namespace now, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Todo {
+    /// What to do.
+    pub actions: Vec<Action>,
+    /// After how long to look again, if nothing happens before.
+    pub again: Option<Duration>,
+}
+
+impl Todo {
+    fn look_again(&mut self, after: Duration) {
+        self.again = Some(self.again.map_or(after, |before| before.min(after)));
+    }
+}
+
+/// What is to be done to get a namespace from what is in the cluster to what is wanted.
+pub fn todo(
+    world: &World,
+    namespace: &str,
+    desired: &Desired,
+    memory: &mut Memory,
+    now: Now,
+) -> Todo {
+    let sidecars: BTreeMap<&Name, &Made> = world
+        .sidecars(namespace)
+        .filter_map(|(name, sidecar)| Some((name, sidecar.ours.as_ref()?)))
+        .collect();
+    let filters: BTreeMap<&Name, &Made> = world
+        .filters(namespace)
+        .filter_map(|(name, filter)| Some((name, filter.ours.as_ref()?)))
+        .collect();
+    let mut todo = Todo::default();
+    for (name, spec) in &desired.filters {
+        let object = render::envoyfilter::render(name, spec);
+        if differs(filters.get(name).copied(), &object) {
+            let apply = Action::Apply(Kind::EnvoyFilter, name.clone(), object);
+            todo.actions.push(apply);
+        }
+    }
+    write_sidecars(desired, &sidecars, &filters, memory, &mut todo, now);
+    for (name, made) in &sidecars {
+        if !desired.sidecars.contains_key(*name) {
+            let delete = Action::Delete(Kind::Sidecar, (*name).clone(), made.uid.clone());
+            todo.actions.push(delete);
+        }
+    }
+    if sidecars
+        .keys()
+        .all(|name| desired.sidecars.contains_key(*name))
+    {
+        drop_filters(namespace, desired, &filters, memory, &mut todo, now.wall);
+    } else {
+        // The time counts from when the last of them is seen to be gone.
+        memory
+            .unwanted
+            .retain(|name, _| name.namespace != namespace);
+    }
+    todo
+}
+
+/// Those that grow come first: somebody may be waiting for them.
+fn write_sidecars(
+    desired: &Desired,
+    sidecars: &BTreeMap<&Name, &Made>,
+    filters: &BTreeMap<&Name, &Made>,
+    memory: &mut Memory,
+    todo: &mut Todo,
+    now: Now,
+) {
+    let (mut growing, mut others, mut new) = (Vec::new(), Vec::new(), Vec::new());
+    memory.stepped.retain(|name, _| sidecars.contains_key(name));
+    for (name, spec) in &desired.sidecars {
+        let Some(made) = sidecars.get(name).copied() else {
+            // Without its fallback a Sidecar would cut off all that was not learned.
+            let Some(filter) = filters.get(&spec.filter) else {
+                continue;
+            };
+            let age = now.wall.since(filter.created);
+            if age < SETTLED {
+                todo.look_again(SETTLED.saturating_sub(age));
+                continue;
+            }
+            let object = render::sidecar::render(name, spec);
+            new.push(Action::Apply(Kind::Sidecar, name.clone(), object));
+            continue;
+        };
+        let (is, last) = (Stage::of(&made.spec), Stage::last(spec));
+        let mut waited = STEP;
+        if is.announced.is_empty() {
+            memory.stepped.remove(name);
+        } else {
+            let since = *memory.stepped.entry(name.clone()).or_insert(now.tick);
+            waited = now.tick.saturating_duration_since(since);
+        }
+        let stage = next(&is, &last, waited >= STEP);
+        if stage != last && stage == is {
+            todo.look_again(STEP.saturating_sub(waited));
+        }
+        let object = render::sidecar::render_at(name, spec, &stage);
+        if differs(Some(made), &object) {
+            if stage != is {
+                memory.stepped.insert(name.clone(), now.tick);
+            }
+            let grows = !last.given.is_subset(&is.given);
+            let which = if grows { &mut growing } else { &mut others };
+            which.push(Action::Apply(Kind::Sidecar, name.clone(), object));
+        }
+    }
+    // Growth goes even before the EnvoyFilters: it needs none that is not there.
+    growing.append(&mut todo.actions);
+    todo.actions = growing;
+    todo.actions.append(&mut others);
+    todo.actions.append(&mut new);
+}
+
+/// The stage after this one on the way to the last; this one while it has not settled.
+fn next(is: &Stage, last: &Stage, settled: bool) -> Stage {
+    let new: BTreeSet<String> = last.given.difference(&is.given).cloned().collect();
+    if !new.is_subset(&is.announced) {
+        return Stage {
+            given: is.given.clone(),
+            announced: is.announced.union(&new).cloned().collect(),
+        };
+    }
+    if !settled {
+        return is.clone();
+    }
+    // What is announced and given is there by being given; what is taken stays announced once more.
+    Stage {
+        given: last.given.clone(),
+        announced: is.given.difference(&last.given).cloned().collect(),
+    }
+}
+
+fn drop_filters(
+    namespace: &str,
+    desired: &Desired,
+    filters: &BTreeMap<&Name, &Made>,
+    memory: &mut Memory,
+    todo: &mut Todo,
+    now: Timestamp,
+) {
+    let is_unwanted = |name: &Name| {
+        let known = name.namespace == namespace;
+        known && filters.contains_key(name) && !desired.filters.contains_key(name)
+    };
+    let since = &mut memory.unwanted;
+    since.retain(|name, _| name.namespace != namespace || is_unwanted(name));
+    let names = filters.keys().filter(|name| is_unwanted(name));
+    // One form gives way to another only when the other is there and has settled.
+    let waits_for: Option<Timestamp> = desired
+        .filters
+        .keys()
+        .map(|name| {
+            let made = filters.get(name);
+            made.map_or(later(now, SETTLED), |made| later(made.created, SETTLED))
+        })
+        .max();
+    for name in names {
+        let first = *since.entry((*name).clone()).or_insert(now);
+        let due = waits_for.map_or(later(first, LINGER), |settled| {
+            settled.max(later(first, LINGER))
+        });
+        if now < due {
+            todo.look_again(due.since(now));
+        } else if let Some(made) = filters.get(name) {
+            let delete = Action::Delete(Kind::EnvoyFilter, (*name).clone(), made.uid.clone());
+            todo.actions.push(delete);
+        }
+    }
+}
+
+/// Whether an object in the cluster is not as it is wanted: in its spec, or in a label of ours.
+fn differs(made: Option<&Made>, object: &Value) -> bool {
+    let Some(made) = made else {
+        return true;
+    };
+    let labels = object["metadata"]["labels"].as_object();
+    let labelled = labels.is_none_or(|labels| {
+        labels
+            .iter()
+            .all(|(key, value)| made.labels.get(key).map(String::as_str) == value.as_str())
+    });
+    made.spec != object["spec"] || !labelled
+}
+
+fn later(at: Timestamp, by: Duration) -> Timestamp {
+    Timestamp::from_seconds(at.seconds().saturating_add(by.as_secs()))
+}

@@ -1,0 +1,451 @@
+use dependency_graph::Graph;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::mesh::fixture::{name, pod_of};
+use crate::plan::tests::{learned, plan, shop};
+
+/// A moment as Kubernetes writes it.
+fn written(at: Timestamp) -> String {
+    let seconds = at.seconds();
+    let (minutes, hours) = (seconds / 60 % 60, seconds / 3600);
+    format!("1970-01-01T{hours:02}:{minutes:02}:{:02}Z", seconds % 60)
+}
+
+/// A cluster of one namespace and the controller's leader.
+struct Cluster {
+    world: World,
+    graph: Graph,
+    memory: Memory,
+    now: Timestamp,
+    tick: Instant,
+    made: usize,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            world: shop(),
+            graph: learned("cart", &["pay.bank"]),
+            memory: Memory::default(),
+            now: Timestamp::from_seconds(1000),
+            tick: Instant::now(),
+            made: 0,
+        }
+    }
+
+    fn todo(&mut self) -> Todo {
+        let desired = plan(&self.world, &self.graph);
+        let now = Now {
+            wall: self.now,
+            tick: self.tick,
+        };
+        todo(&self.world, "shop", &desired, &mut self.memory, now)
+    }
+
+    /// Does what is to be done, as the cluster would, and says it shortly.
+    fn step(&mut self) -> Vec<String> {
+        let todo = self.todo();
+        let said = todo.actions.iter().map(|action| match action {
+            Action::Apply(kind, name, _) => format!("apply {kind} {}", name.name),
+            Action::Delete(kind, name, _) => format!("delete {kind} {}", name.name),
+        });
+        let said = said.collect();
+        for action in todo.actions {
+            match action {
+                Action::Apply(kind, name, object) => self.apply(kind, &name, object),
+                Action::Delete(kind, name, uid) => {
+                    let known = match kind {
+                        Kind::Sidecar => self
+                            .world
+                            .sidecars("shop")
+                            .find(|(at, _)| **at == name)
+                            .and_then(|(_, s)| s.ours.clone()),
+                        _ => self
+                            .world
+                            .filters("shop")
+                            .find(|(at, _)| **at == name)
+                            .and_then(|(_, f)| f.ours.clone()),
+                    };
+                    assert_eq!(known.unwrap().uid, uid);
+                    self.world.delete(kind, &name);
+                }
+            }
+        }
+        said
+    }
+
+    fn apply(&mut self, kind: Kind, name: &Name, mut object: Value) {
+        let before = match kind {
+            Kind::Sidecar => self
+                .world
+                .sidecars("shop")
+                .find(|(at, _)| *at == name)
+                .and_then(|(_, s)| s.ours.clone()),
+            _ => self
+                .world
+                .filters("shop")
+                .find(|(at, _)| *at == name)
+                .and_then(|(_, f)| f.ours.clone()),
+        };
+        if let (Kind::Sidecar, Some(made)) = (kind, &before) {
+            // No host is given that was not announced, and none is let go that was given.
+            let (was, is) = (Stage::of(&made.spec), Stage::of(&object["spec"]));
+            assert!(
+                is.given
+                    .difference(&was.given)
+                    .all(|host| was.announced.contains(host))
+            );
+            assert!(
+                was.given
+                    .difference(&is.given)
+                    .all(|host| is.announced.contains(host))
+            );
+        }
+        self.made += 1;
+        let (uid, created) = before.map_or((self.made.to_string(), self.now), |made| {
+            (made.uid, made.created)
+        });
+        object["metadata"]["uid"] = json!(uid);
+        object["metadata"]["creationTimestamp"] = json!(written(created));
+        self.world.put(kind, &name.to_string(), object);
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now = Timestamp::from_seconds(self.now.seconds() + seconds);
+        self.tick += Duration::from_secs(seconds);
+    }
+
+    fn settled() -> Self {
+        let mut cluster = Self::new();
+        cluster.step();
+        cluster.pass(3);
+        cluster.step();
+        assert_eq!(cluster.step(), [""; 0]);
+        cluster
+    }
+
+    fn opt(&mut self, mode: &str) {
+        let body = json!({"metadata": {"labels": {"lazymesh.dev/mode": mode}}});
+        self.world.put(Kind::Namespace, "shop", body);
+    }
+}
+
+const FILTER: &str = "apply EnvoyFilter lazymesh-fallback";
+const CART: &str = "apply Sidecar lazymesh-deployment-cart";
+const WEB: &str = "apply Sidecar lazymesh-deployment-web";
+
+#[test]
+fn opting_in_makes_the_fallback_first_and_sidecars_when_it_has_settled() {
+    let mut cluster = Cluster::new();
+    assert_eq!(cluster.todo().again, None);
+    assert_eq!(cluster.step(), [FILTER]);
+    assert_eq!(cluster.step(), [""; 0]);
+    assert_eq!(cluster.todo().again, Some(SETTLED));
+    cluster.pass(2);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(1);
+    assert_eq!(cluster.step(), [CART, WEB]);
+    assert_eq!(cluster.todo(), Todo::default());
+}
+
+#[test]
+fn nothing_is_done_where_nothing_changed_also_after_a_restart() {
+    let mut cluster = Cluster::settled();
+    cluster.memory = Memory::default();
+    cluster.pass(100);
+    assert_eq!(cluster.todo(), Todo::default());
+}
+
+#[test]
+fn growth_goes_before_all_else() {
+    let mut cluster = Cluster::settled();
+    // A new namespace changes the cover, and a new pod without a Sidecar of its own yet is to have one.
+    cluster.world.put(Kind::Namespace, "new", json!({}));
+    cluster.world.put_pod("shop/api-1", "api");
+    cluster.graph = learned("web", &["rates.bank"]);
+    assert_eq!(
+        cluster.step(),
+        [WEB, FILTER, CART, "apply Sidecar lazymesh-deployment-api"]
+    );
+}
+
+#[test]
+fn what_is_new_is_announced_first_and_what_goes_last() {
+    let mut cluster = Cluster::settled();
+    let at = name("shop/lazymesh-deployment-cart");
+    let stage = |cluster: &Cluster| {
+        let (_, sidecar) = cluster
+            .world
+            .sidecars("shop")
+            .find(|(of, _)| **of == at)
+            .unwrap();
+        let stage = Stage::of(&sidecar.ours.as_ref().unwrap().spec);
+        let has = |hosts: &BTreeSet<String>| {
+            ["pay", "rates"]
+                .map(|host| hosts.contains(&format!("bank/{host}.bank.svc.cluster.local")))
+        };
+        (has(&stage.given), has(&stage.announced))
+    };
+    assert_eq!(stage(&cluster), ([true, false], [false, false]));
+    cluster.graph = learned("cart", &["rates.bank"]);
+    assert_eq!(cluster.step(), [CART]);
+    assert_eq!(stage(&cluster), ([true, false], [false, true]));
+    assert_eq!(
+        cluster.todo(),
+        Todo {
+            actions: vec![],
+            again: Some(STEP)
+        }
+    );
+    cluster.tick += STEP;
+    assert_eq!(cluster.step(), [CART]);
+    assert_eq!(stage(&cluster), ([false, true], [true, false]));
+    cluster.tick += STEP / 2;
+    assert_eq!(cluster.step(), [""; 0]);
+    // After a restart the time counts anew.
+    cluster.memory = Memory::default();
+    assert_eq!(cluster.todo().again, Some(STEP));
+    cluster.tick += STEP;
+    assert_eq!(cluster.step(), [CART]);
+    assert_eq!(stage(&cluster), ([false, true], [false, false]));
+    assert_eq!(cluster.todo(), Todo::default());
+}
+
+#[test]
+fn what_is_learned_meanwhile_is_announced_at_once() {
+    let mut cluster = Cluster::settled();
+    cluster.graph = learned("cart", &["pay.bank", "rates.bank"]);
+    assert_eq!(cluster.step(), [CART]);
+    cluster.tick += STEP / 2;
+    cluster.graph = learned("cart", &["pay.bank", "rates.bank", "cart.shop"]);
+    assert_eq!(cluster.step(), [CART]);
+    cluster.tick += STEP;
+    assert_eq!(cluster.step(), [CART]);
+    assert_eq!(cluster.todo(), Todo::default());
+}
+
+#[test]
+fn opting_out_removes_sidecars_first_and_the_fallback_later() {
+    let mut cluster = Cluster::settled();
+    cluster.opt("off");
+    assert_eq!(
+        cluster.step(),
+        [
+            "delete Sidecar lazymesh-deployment-cart",
+            "delete Sidecar lazymesh-deployment-web"
+        ]
+    );
+    assert_eq!(cluster.todo().again, Some(LINGER));
+    cluster.pass(9);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(1);
+    assert_eq!(cluster.step(), ["delete EnvoyFilter lazymesh-fallback"]);
+    assert_eq!(cluster.todo(), Todo::default());
+    assert_eq!(cluster.memory, Memory::default());
+}
+
+#[test]
+fn a_restart_in_between_waits_anew_and_still_removes_all() {
+    let mut cluster = Cluster::settled();
+    cluster.opt("off");
+    cluster.step();
+    cluster.pass(9);
+    cluster.memory = Memory::default();
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(10);
+    assert_eq!(cluster.step(), ["delete EnvoyFilter lazymesh-fallback"]);
+}
+
+#[test]
+fn while_a_sidecar_is_still_there_its_fallback_is_too() {
+    let mut cluster = Cluster::settled();
+    cluster.opt("off");
+    // Deleting does not come about, however long it is tried.
+    for _ in 0..3 {
+        cluster.pass(60);
+        let todo = cluster.todo();
+        let only_sidecars = |action: &Action| matches!(action, Action::Delete(Kind::Sidecar, ..));
+        assert!(todo.actions.len() == 2 && todo.actions.iter().all(only_sidecars));
+    }
+    cluster.step();
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(10);
+    assert_eq!(cluster.step().len(), 1);
+}
+
+#[test]
+fn what_was_there_before_anything_else_was_known_is_removed_too() {
+    // Opted out while the controller was down: only the objects tell.
+    let mut cluster = Cluster::settled();
+    cluster
+        .world
+        .delete(Kind::Namespace, &Name::cluster("shop"));
+    cluster.graph = Graph::new();
+    cluster.memory = Memory::default();
+    assert_eq!(cluster.step().len(), 2);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(10);
+    assert_eq!(cluster.step().len(), 1);
+    assert_eq!(cluster.todo(), Todo::default());
+}
+
+#[test]
+fn opting_in_again_at_once_keeps_the_fallback() {
+    let mut cluster = Cluster::settled();
+    cluster.opt("off");
+    cluster.step();
+    cluster.pass(5);
+    cluster.opt("sidecar");
+    assert_eq!(cluster.step(), [CART, WEB]);
+    // Unwanted again later, it counts from then.
+    cluster.pass(20);
+    cluster.opt("off");
+    cluster.step();
+    cluster.pass(9);
+    assert_eq!(cluster.step(), [""; 0]);
+}
+
+#[test]
+fn one_form_of_the_fallback_gives_way_to_the_other_when_that_has_settled() {
+    let mut cluster = Cluster::settled();
+    let mut off = pod_of("web");
+    off["metadata"]["labels"]["lazymesh.dev/mode"] = json!("off");
+    cluster.world.put(Kind::Pod, "shop/web-1", off);
+    assert_eq!(
+        cluster.step(),
+        [
+            "apply EnvoyFilter lazymesh-fallback-deployment-cart",
+            "delete Sidecar lazymesh-deployment-web"
+        ]
+    );
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(9);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(1);
+    assert_eq!(cluster.step(), ["delete EnvoyFilter lazymesh-fallback"]);
+    // And back.
+    cluster.world.put_pod("shop/web-1", "web");
+    assert_eq!(cluster.step(), [FILTER]);
+    cluster.pass(3);
+    assert_eq!(cluster.step(), [WEB]);
+    cluster.pass(7);
+    assert_eq!(
+        cluster.step(),
+        ["delete EnvoyFilter lazymesh-fallback-deployment-cart"]
+    );
+    assert_eq!(cluster.todo(), Todo::default());
+}
+
+#[test]
+fn a_user_s_sidecar_takes_ours_away() {
+    let mut cluster = Cluster::settled();
+    let theirs = json!({"spec": {"workloadSelector": {"labels": {"app": "cart"}}}});
+    cluster.world.put(Kind::Sidecar, "shop/theirs", theirs);
+    let did = cluster.step();
+    assert!(
+        did.contains(&"delete Sidecar lazymesh-deployment-cart".to_owned()),
+        "{did:?}"
+    );
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(10);
+    assert_eq!(cluster.step(), ["delete EnvoyFilter lazymesh-fallback"]);
+    assert_eq!(cluster.world.sidecars("shop").count(), 2);
+}
+
+#[test]
+fn an_object_edited_or_without_its_label_is_written_again() {
+    let mut cluster = Cluster::settled();
+    let edited = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "lazymesh"}, "uid": "1",
+                                     "creationTimestamp": "1970-01-01T00:00:00Z"}, "spec": {"priority": 1}});
+    cluster
+        .world
+        .put(Kind::EnvoyFilter, "shop/lazymesh-fallback", edited);
+    assert_eq!(cluster.step(), [FILTER]);
+    let at = name("shop/lazymesh-deployment-cart");
+    let made = cluster
+        .world
+        .sidecars("shop")
+        .find(|(of, _)| **of == at)
+        .unwrap()
+        .1
+        .ours
+        .clone()
+        .unwrap();
+    cluster.world.put(
+        Kind::Sidecar,
+        "shop/lazymesh-deployment-cart",
+        json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "lazymesh"}, "uid": made.uid}, "spec": made.spec}),
+    );
+    assert_eq!(cluster.step(), [CART]);
+    assert_eq!(cluster.todo(), Todo::default());
+}
+
+/// Things that may happen to the namespace.
+#[derive(Clone, Debug)]
+enum Happening {
+    Opt(bool),
+    Pod(bool),
+    UserSidecar(bool),
+    Learn(bool),
+    Restart,
+    Pass(u64),
+}
+
+fn any_happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        any::<bool>().prop_map(Happening::Opt),
+        any::<bool>().prop_map(Happening::Pod),
+        any::<bool>().prop_map(Happening::UserSidecar),
+        any::<bool>().prop_map(Happening::Learn),
+        Just(Happening::Restart),
+        (1_u64..12).prop_map(Happening::Pass),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: a Sidecar of ours is never made where no fallback of ours has settled, no fallback goes while a
+    /// Sidecar needs it, and in the end there is what is wanted and nothing else.
+    #[test]
+    fn a_sidecar_is_never_without_its_fallback(happenings in proptest::collection::vec(any_happening(), 0..30)) {
+        let mut cluster = Cluster::new();
+        for happening in happenings {
+            match happening {
+                Happening::Opt(on) => cluster.opt(if on { "sidecar" } else { "off" }),
+                Happening::Pod(true) => { cluster.world.put_pod("shop/api-1", "api"); }
+                Happening::Pod(false) => { cluster.world.delete(Kind::Pod, &name("shop/api-1")); }
+                Happening::UserSidecar(true) => {
+                    let theirs = json!({"spec": {"workloadSelector": {"labels": {"app": "cart"}}}});
+                    cluster.world.put(Kind::Sidecar, "shop/theirs", theirs);
+                }
+                Happening::UserSidecar(false) => { cluster.world.delete(Kind::Sidecar, &name("shop/theirs")); }
+                Happening::Learn(more) => cluster.graph = learned("cart", if more { &["pay.bank", "rates.bank"] } else { &["pay.bank"] }),
+                Happening::Restart => cluster.memory = Memory::default(),
+                Happening::Pass(seconds) => cluster.pass(seconds),
+            }
+            let before: Vec<Name> = cluster.world.sidecars("shop").map(|(name, _)| name.clone()).collect();
+            cluster.step();
+            let desired = plan(&cluster.world, &cluster.graph);
+            for (at, sidecar) in cluster.world.sidecars("shop") {
+                if sidecar.ours.is_none() { continue; }
+                let filters: Vec<_> = cluster.world.filters("shop").filter_map(|(name, f)| Some((name, f.ours.as_ref()?))).collect();
+                prop_assert!(!filters.is_empty(), "{} has no fallback", at);
+                if !before.contains(at) {
+                    let needs = &desired.sidecars[at].filter;
+                    let made = filters.iter().find(|(name, _)| *name == needs);
+                    prop_assert!(made.is_some_and(|(_, made)| cluster.now.since(made.created) >= SETTLED));
+                }
+            }
+        }
+        for _ in 0..6 {
+            cluster.pass(20);
+            cluster.step();
+        }
+        prop_assert_eq!(cluster.todo(), Todo::default());
+        let desired = plan(&cluster.world, &cluster.graph);
+        let ours: Vec<Name> = cluster.world.sidecars("shop").filter(|(_, s)| s.ours.is_some()).map(|(n, _)| n.clone()).collect();
+        prop_assert_eq!(ours, desired.sidecars.keys().cloned().collect::<Vec<_>>());
+        prop_assert_eq!(cluster.world.filters("shop").count(), desired.filters.len());
+    }
+}

@@ -1,0 +1,475 @@
+use dependency_graph::{Dependency, Pin, Protocol, Record, Source, Timestamp};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::mesh::Kind;
+use crate::mesh::fixture::{name, pod_of, world};
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        global_proxy: name("lazymesh-system/global-proxy"),
+        tunnel_port: 15009,
+        service_cidrs: Vec::new(),
+        always: BTreeSet::new(),
+        max_hosts: 1000,
+    }
+}
+
+pub(crate) fn workload(name: &str) -> Workload {
+    Workload::new("shop", "Deployment", name).unwrap()
+}
+
+/// A namespace in mode `sidecar` with two Deployments, and services to call.
+pub(crate) fn shop() -> World {
+    let mut world = world();
+    world.lazy_namespace("shop");
+    world.put(Kind::Namespace, "bank", json!({}));
+    world.put_pod("shop/cart-1", "cart");
+    world.put_pod("shop/web-1", "web");
+    for (at, address) in [
+        ("shop/cart", "10.96.1.1"),
+        ("bank/pay", "10.96.2.1"),
+        ("bank/rates", "10.96.2.2"),
+    ] {
+        world.service(at, address, &["http:80"]);
+    }
+    world
+}
+
+/// A graph in which a workload of `shop` has learned hosts, one per second.
+pub(crate) fn learned(of: &str, hosts: &[&str]) -> Graph {
+    let mut record = Record::default();
+    for (second, host) in hosts.iter().enumerate() {
+        let dependency = Dependency {
+            host: full(host).parse().unwrap(),
+            port: 80_u32.try_into().unwrap(),
+            protocol: Protocol::Http,
+        };
+        let seen = Timestamp::from_seconds(second as u64);
+        record.learned.see(&dependency, seen, Source::OnDemand);
+    }
+    let mut graph = Graph::new();
+    graph.set_workload(&workload(of), Some(record));
+    graph
+}
+
+fn full(host: &str) -> String {
+    format!("{host}.svc.cluster.local")
+}
+
+pub(crate) fn plan(world: &World, graph: &Graph) -> Desired {
+    plan_namespace(world, graph, "shop", &settings())
+}
+
+/// The hosts of a Sidecar of `shop`, in short.
+pub(crate) fn hosts(desired: &Desired, sidecar: &str) -> Vec<String> {
+    let sidecar = &desired.sidecars[&Name::new("shop", sidecar)];
+    let hosts = sidecar.hosts.iter();
+    hosts
+        .map(|host| host.to_string().replace(".svc.cluster.local", ""))
+        .collect()
+}
+
+pub(crate) fn kinds(desired: &Desired, of: &str) -> Vec<&'static str> {
+    let said = desired.conditions.get(&workload(of)).into_iter().flatten();
+    said.map(Condition::kind).collect()
+}
+
+pub(crate) const CART: &str = "lazymesh-deployment-cart";
+pub(crate) const WEB: &str = "lazymesh-deployment-web";
+pub(crate) const BASE: [&str; 2] = [
+    "istio-system/istiod.istio-system",
+    "lazymesh-system/global-proxy.lazymesh-system",
+];
+
+pub(crate) fn with_base(more: &[&str]) -> Vec<String> {
+    let mut all: Vec<String> = BASE
+        .iter()
+        .chain(more)
+        .map(|host| (*host).to_owned())
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn each_workload_has_the_base_and_what_it_learned() {
+    let desired = plan(&shop(), &learned("cart", &["pay.bank", "gone.bank"]));
+    assert_eq!(hosts(&desired, CART), with_base(&["bank/pay.bank"]));
+    assert_eq!(hosts(&desired, WEB), with_base(&[]));
+    assert_eq!(desired.sidecars[&Name::new("shop", CART)].counts, (1, 0, 2));
+    assert_eq!(desired.filters.len(), 1);
+    let (at, filter) = desired.filters.first_key_value().unwrap();
+    assert_eq!(*at, name("shop/lazymesh-fallback"));
+    assert_eq!((filter.selector.as_ref(), filter.prefixes.len()), (None, 2));
+    assert!(desired.conditions.is_empty());
+}
+
+#[test]
+fn namespaces_that_are_not_in_this_mode_want_nothing() {
+    for label in ["on-demand", "observe", "off", "nonsense"] {
+        let mut world = shop();
+        world.put(
+            Kind::Namespace,
+            "shop",
+            json!({"metadata": {"labels": {"lazymesh.dev/mode": label}}}),
+        );
+        assert_eq!(
+            plan(&world, &learned("cart", &["pay.bank"])),
+            Desired::default(),
+            "{label}"
+        );
+    }
+    let mut world = shop();
+    world.put(
+        Kind::Namespace,
+        "shop",
+        json!({"metadata": {"labels": {"lazymesh.dev/mode": "sidecar"}, "deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+    );
+    assert_eq!(plan(&world, &Graph::new()), Desired::default());
+    world.delete(Kind::Namespace, &Name::cluster("shop"));
+    assert_eq!(plan(&world, &Graph::new()), Desired::default());
+}
+
+#[test]
+fn a_pod_s_label_and_a_record_override_the_namespace() {
+    let mut world = shop();
+    let mut off = pod_of("web");
+    off["metadata"]["labels"]["lazymesh.dev/mode"] = json!("off");
+    world.put(Kind::Pod, "shop/web-1", off.clone());
+    let desired = plan(&world, &Graph::new());
+    assert_eq!(
+        desired
+            .sidecars
+            .keys()
+            .map(|n| n.name.as_str())
+            .collect::<Vec<_>>(),
+        [CART]
+    );
+    // The fallback must not reach the other workload: its own form, with other prefixes.
+    let (at, filter) = desired.filters.first_key_value().unwrap();
+    assert_eq!(*at, name("shop/lazymesh-fallback-deployment-cart"));
+    assert_eq!(filter.selector.as_ref().unwrap()["app"], "cart");
+    let prefixes: Vec<String> = filter.prefixes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        prefixes,
+        [
+            "10.96.0.0/13",
+            "10.104.0.0/13",
+            "fd00:10:96::/109",
+            "fd00:10:96::8:0/109"
+        ]
+    );
+    // Pods that do not agree say nothing.
+    world.put_pod("shop/web-2", "web");
+    assert_eq!(plan(&world, &Graph::new()).sidecars.len(), 2);
+    // A record overrides both.
+    let mut graph = Graph::new();
+    for (of, mode) in [("web", Mode::Sidecar), ("cart", Mode::Off)] {
+        let mode = Some(mode);
+        graph.set_workload(
+            &workload(of),
+            Some(Record {
+                mode,
+                ..Record::default()
+            }),
+        );
+    }
+    world.delete(Kind::Pod, &name("shop/web-2"));
+    let desired = plan(&world, &graph);
+    assert_eq!(
+        desired
+            .sidecars
+            .keys()
+            .map(|n| n.name.as_str())
+            .collect::<Vec<_>>(),
+        [WEB]
+    );
+}
+
+#[test]
+fn the_global_proxy_s_own_namespace_is_never_lazy() {
+    let mut world = shop();
+    world.lazy_namespace("lazymesh-system");
+    world.put_pod("lazymesh-system/global-proxy-1", "global-proxy");
+    let desired = plan_namespace(&world, &Graph::new(), "lazymesh-system", &settings());
+    assert_eq!(desired, Desired::default());
+}
+
+#[test]
+fn pods_without_a_sidecar_do_not_count() {
+    let mut world = shop();
+    let mut bare = pod_of("batch");
+    bare["spec"] = json!({"containers": [{"name": "app"}]});
+    world.put(Kind::Pod, "shop/batch-1", bare);
+    let desired = plan(&world, &Graph::new());
+    assert_eq!((desired.sidecars.len(), desired.filters.len()), (2, 1));
+    assert!(
+        desired
+            .filters
+            .contains_key(&name("shop/lazymesh-fallback"))
+    );
+}
+
+#[test]
+fn what_is_pinned_is_there_from_the_start() {
+    let mut graph = Graph::new();
+    let pin = |host: &str| Pin {
+        host: full(host).parse().unwrap(),
+        ports: BTreeSet::new(),
+    };
+    let record = Record {
+        pinned: BTreeSet::from([pin("*.bank")]),
+        ..Record::default()
+    };
+    graph.set_workload(&workload("cart"), Some(record));
+    let desired = plan(&shop(), &graph);
+    assert_eq!(
+        hosts(&desired, CART),
+        with_base(&["bank/pay.bank", "bank/rates.bank"])
+    );
+    assert_eq!(desired.sidecars[&Name::new("shop", CART)].counts, (0, 1, 2));
+}
+
+#[test]
+fn what_the_operator_and_the_mesh_config_name_is_in_every_one() {
+    let mut world = shop();
+    let mesh =
+        "extensionProviders: [{name: a, zipkin: {service: bank/rates.bank.svc.cluster.local}}]";
+    world.put(
+        Kind::MeshConfig,
+        "istio-system/istio",
+        json!({"data": {"mesh": mesh}}),
+    );
+    let settings = Settings {
+        always: BTreeSet::from([full("*.shop")]),
+        ..settings()
+    };
+    let desired = plan_namespace(&world, &Graph::new(), "shop", &settings);
+    for sidecar in [CART, WEB] {
+        assert_eq!(
+            hosts(&desired, sidecar),
+            with_base(&["bank/rates.bank", "shop/cart.shop"])
+        );
+    }
+}
+
+#[test]
+fn beyond_the_cap_what_was_learned_last_stays_out() {
+    let graph = learned("cart", &["rates.bank", "pay.bank"]);
+    let settings = Settings {
+        max_hosts: 3,
+        ..settings()
+    };
+    let desired = plan_namespace(&shop(), &graph, "shop", &settings);
+    assert_eq!(hosts(&desired, CART), with_base(&["bank/rates.bank"]));
+    assert_eq!(kinds(&desired, "cart"), ["Capped"]);
+    assert_eq!(kinds(&desired, "web"), [""; 0]);
+}
+
+#[test]
+fn without_a_global_proxy_or_istiod_s_attention_nothing_is_written() {
+    let mut world = shop();
+    world.delete(Kind::Service, &name("lazymesh-system/global-proxy"));
+    let desired = plan(&world, &Graph::new());
+    assert_eq!((desired.sidecars.len(), desired.filters.len()), (0, 0));
+    assert_eq!(kinds(&desired, "cart"), ["NoGlobalProxy"]);
+    let mut world = shop();
+    let mesh = "discoverySelectors: [{matchLabels: {mesh: 'yes'}}]";
+    world.put(
+        Kind::MeshConfig,
+        "istio-system/istio",
+        json!({"data": {"mesh": mesh}}),
+    );
+    let desired = plan(&world, &Graph::new());
+    assert_eq!((desired.sidecars.len(), desired.filters.len()), (0, 0));
+    assert_eq!(kinds(&desired, "web"), ["NotDiscovered"]);
+}
+
+#[test]
+fn without_a_tunnel_port_or_known_addresses_nothing_is_tunnelled_and_tcp_stays() {
+    let mut world = shop();
+    world.service("bank/db", "10.96.2.3", &["tcp:5432"]);
+    assert_eq!(hosts(&plan(&world, &Graph::new()), CART), with_base(&[]));
+    let none = Settings {
+        tunnel_port: 1,
+        ..settings()
+    };
+    let desired = plan_namespace(&world, &Graph::new(), "shop", &none);
+    assert_eq!(hosts(&desired, CART), with_base(&["bank/db.bank"]));
+    assert!(
+        desired
+            .filters
+            .values()
+            .all(|filter| filter.prefixes.is_empty())
+    );
+    assert_eq!(desired.always[&Why::AddressOutside], 1);
+    // Where Kubernetes does not tell, the operator may.
+    world.delete(Kind::ServiceCidr, &Name::cluster("kubernetes"));
+    let told = Settings {
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        ..settings()
+    };
+    let desired = plan_namespace(&world, &Graph::new(), "shop", &told);
+    assert_eq!(hosts(&desired, CART), with_base(&[]));
+}
+
+#[test]
+fn the_policy_is_the_namespace_s() {
+    let mut world = shop();
+    assert_eq!(policy(&world, "shop"), Policy::PreferRedirect);
+    world.service("bank/db", "10.96.2.3", &["tcp:5432"]);
+    world.put(
+        Kind::Namespace,
+        "shop",
+        json!({"metadata": {"labels": {"lazymesh.dev/mode": "sidecar"}, "annotations": {"lazymesh.dev/fallback": "redirect-only"}}}),
+    );
+    assert_eq!(policy(&world, "shop"), Policy::RedirectOnly);
+    assert_eq!(
+        hosts(&plan(&world, &Graph::new()), CART),
+        with_base(&["bank/db.bank"])
+    );
+}
+
+#[test]
+fn workloads_that_cannot_be_told_apart_share_all() {
+    let mut world = shop();
+    for app in ["cart", "web"] {
+        let mut body = pod_of(app);
+        body["metadata"]["labels"]["app"] = json!("same");
+        world.put(Kind::Pod, &format!("shop/{app}-1"), body);
+    }
+    let mut graph = learned("cart", &["pay.bank"]);
+    let web = learned("web", &["rates.bank"]);
+    let record = web.workload(&workload("web")).unwrap().as_ref().clone();
+    graph.set_workload(&workload("web"), Some(record));
+    let desired = plan(&world, &graph);
+    assert_eq!(desired.sidecars.len(), 1);
+    assert_eq!(
+        hosts(&desired, CART),
+        with_base(&["bank/pay.bank", "bank/rates.bank"])
+    );
+    for of in ["cart", "web"] {
+        assert_eq!(kinds(&desired, of), ["SharedSelector"]);
+    }
+}
+
+#[test]
+fn a_pod_without_labels_gets_none_and_says_so() {
+    let mut world = shop();
+    let mut body = pod_of("bare");
+    body["metadata"]["labels"] = json!({"pod-template-hash": "5d4f"});
+    world.put(Kind::Pod, "shop/bare-1", body);
+    let desired = plan(&world, &Graph::new());
+    assert_eq!(kinds(&desired, "bare"), ["NoSelector"]);
+    assert_eq!((desired.sidecars.len(), desired.filters.len()), (2, 2));
+}
+
+#[test]
+fn a_workload_without_pods_keeps_its_sidecar_while_it_is_known() {
+    let mut world = shop();
+    let graph = learned("cart", &["pay.bank"]);
+    let before = plan(&world, &graph);
+    let at = Name::new("shop", CART);
+    let object = crate::render::sidecar::render(&at, &before.sidecars[&at]);
+    world.put(Kind::Sidecar, &format!("shop/{CART}"), object);
+    world.delete(Kind::Pod, &name("shop/cart-1"));
+    let after = plan(&world, &graph);
+    assert_eq!(after.sidecars[&at], before.sidecars[&at]);
+    // Forgotten, or its labels now somebody else's: gone.
+    assert!(!plan(&world, &Graph::new()).sidecars.contains_key(&at));
+    let mut other = pod_of("other");
+    other["metadata"]["labels"]["app"] = json!("cart");
+    world.put(Kind::Pod, "shop/other-1", other);
+    assert!(!plan(&world, &graph).sidecars.contains_key(&at));
+}
+
+#[test]
+fn long_names_fit() {
+    let long = "a".repeat(240);
+    let workload = Workload::new("shop", "Deployment", &long).unwrap();
+    let sidecar = sidecar_name("shop", &workload);
+    let filter = filter_name("shop", Some(&sidecar));
+    assert!(sidecar.name.len() <= 253 && filter.name.len() <= 253);
+    let other = Workload::new("shop", "Deployment", &format!("{}b", &long[1..])).unwrap();
+    assert_ne!(sidecar, sidecar_name("shop", &other));
+}
+
+#[test]
+fn conditions_tell_what_to_do() {
+    let at = name("shop/theirs");
+    for condition in [
+        Condition::UserSidecar(at.clone()),
+        Condition::UserSidecarNotUnderstood(at.clone()),
+        Condition::NoSelector,
+        Condition::SharedSelector(BTreeSet::from([workload("cart")])),
+        Condition::NameTaken(at.clone()),
+        Condition::NotDiscovered,
+        Condition::NoGlobalProxy(at),
+        Condition::Capped(3),
+    ] {
+        assert!(condition.to_string().len() > 40, "{condition}");
+        assert!(condition.kind().chars().all(char::is_alphanumeric));
+    }
+}
+
+proptest! {
+    /// Whatever was learned is in the Sidecar with all it brings along, and what is not in the mesh is in none.
+    #[test]
+    fn all_that_was_learned_is_there(hosts in proptest::collection::vec("(pay|rates|gone)\\.bank|cart\\.shop", 0..5)) {
+        let world = shop();
+        let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+        let desired = plan(&world, &learned("cart", &hosts));
+        let found = &desired.sidecars[&Name::new("shop", CART)].hosts;
+        for host in ["pay.bank", "rates.bank", "gone.bank", "cart.shop"] {
+            let is_there = found.iter().any(|egress| egress.host == full(host));
+            prop_assert_eq!(is_there, hosts.contains(&host) && host != "gone.bank");
+        }
+        // Nothing else is wanted where nothing changed.
+        prop_assert_eq!(plan(&world, &learned("cart", &hosts)), desired);
+    }
+
+    /// Growing a Sidecar by what was just learned comes to what planning anew does, rules and aliases included.
+    #[test]
+    fn growing_by_one_host_is_planning_with_it(
+        before in proptest::collection::btree_set("(pay|rates|gone|out|routed)\\.bank|cart\\.shop", 0..4),
+        new in "(pay|rates|gone|out|routed)\\.bank|cart\\.shop",
+        max_hosts in 2_usize..9,
+    ) {
+        prop_assume!(!before.contains(&new));
+        let mut world = shop();
+        let alias = json!({"type": "ExternalName", "externalName": full("rates.bank")});
+        world.put(Kind::Service, "bank/out", json!({"spec": alias}));
+        world.service("bank/routed", "10.96.2.9", &["http:80"]);
+        world.virtual_service(
+            "front/routed",
+            json!({"hosts": [full("routed.bank")], "http": [{"route": [{"destination": {"host": full("pay.bank")}}]}]}),
+        );
+        let settings = Settings { max_hosts, ..settings() };
+        let mut hosts: Vec<&str> = before.iter().map(String::as_str).collect();
+        let at = Name::new("shop", CART);
+        let was = plan_namespace(&world, &learned("cart", &hosts), "shop", &settings);
+        hosts.push(&new);
+        let anew = plan_namespace(&world, &learned("cart", &hosts), "shop", &settings);
+        let grown = grow_by(&world, &was.sidecars[&at], &full(&new), max_hosts);
+        match grown {
+            Some(grown) => prop_assert_eq!(&grown, &anew.sidecars[&at]),
+            // Nothing came of it: no such host, or no room.
+            None => prop_assert_eq!(&was.sidecars[&at], &anew.sidecars[&at]),
+        }
+    }
+}
+
+#[test]
+fn beside_a_user_s_sidecar_nothing_grows_without_a_plan() {
+    let mut world = shop();
+    let spec = plan(&world, &Graph::new()).sidecars[&Name::new("shop", CART)].clone();
+    assert!(grow_by(&world, &spec, &full("pay.bank"), 100).is_some());
+    world.put(
+        Kind::Sidecar,
+        "shop/default",
+        json!({"spec": {"egress": [{"hosts": ["./*"]}]}}),
+    );
+    assert_eq!(grow_by(&world, &spec, &full("pay.bank"), 100), None);
+}
