@@ -13,8 +13,7 @@ use crate::on_demand::Shop;
 const MOST_HEAP: f64 = 0.12;
 /// A held first call through a lazy sidecar, as a multiple of a first call through a plain one, which
 /// makes its connection and handshake too (medians, best of three rounds). A ratio, since milliseconds
-/// depend on what else the machine does. Tried on 2 idle cores: 1.6 to 2.1; over a later call it then
-/// costs 5.0 ms (TCP) to 5.9 ms (HTTP), of which a plain sidecar's handshake is half.
+/// depend on what else the machine does. Tried on 2 idle cores: 1.6 to 1.9 (docs/facts.md).
 const MOST_FIRST_CALL: f64 = 2.5;
 
 const SERVICES: u32 = 1000;
