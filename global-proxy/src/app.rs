@@ -2,15 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use mesh_runtime::admin::{self, Admin};
 use mesh_runtime::drain::Drain;
-use mesh_runtime::metrics;
 use mesh_runtime::readiness::Readiness;
 use mesh_runtime::tasks::{self, Tasks};
 use mesh_runtime::telemetry::LogControl;
-use serde_json::json;
+use mesh_runtime::{metrics, port_file};
 use thiserror::Error;
 use tokio::net::TcpSocket;
 use tracing::{info, warn};
@@ -35,8 +33,8 @@ pub enum Error {
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// The ports cannot be written down.
-    #[error("--port-file {0}")]
-    PortFile(String),
+    #[error("{0}")]
+    PortFile(io::Error),
     /// A thread cannot be had.
     #[error("cannot start a worker: {0} (hint: --workers)")]
     Worker(io::Error),
@@ -93,7 +91,8 @@ impl App {
             drain,
         };
         if let Some(path) = &cli.port_file {
-            app.write_ports(path)?;
+            let ports = [("http", app.address()), ("admin", app.admin_address())];
+            port_file::write(path, &ports).map_err(Error::PortFile)?;
         }
         Ok(app)
     }
@@ -108,15 +107,6 @@ impl App {
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address()
-    }
-
-    /// Written beside and renamed, so that who waits for the file never reads half of it.
-    fn write_ports(&self, path: &Path) -> Result<(), Error> {
-        let text = json!({"http": self.address.port(), "admin": self.admin.address().port()});
-        let beside = path.with_extension("writing");
-        std::fs::write(&beside, format!("{text}\n"))
-            .and_then(|()| std::fs::rename(&beside, path))
-            .map_err(|error| Error::PortFile(format!("{}: {error}", path.display())))
     }
 
     /// Serves until the drain is over.

@@ -1,5 +1,6 @@
 //! Puts the controller together: binds first and says what it bound, then serves until the drain.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use dependency_graph::Graph;
 use mesh_runtime::admin::{self, Admin, Reply};
 use mesh_runtime::drain::Drain;
+use mesh_runtime::port_file;
 use mesh_runtime::readiness::Readiness;
 use mesh_runtime::tasks::{self, Tasks};
 use mesh_runtime::telemetry::LogControl;
@@ -61,8 +63,8 @@ pub enum Error {
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// The ports cannot be written down.
-    #[error("--port-file {0}")]
-    PortFile(String),
+    #[error("{0}")]
+    PortFile(io::Error),
     /// A part of it failed.
     #[error(transparent)]
     Task(#[from] tasks::Error),
@@ -144,7 +146,8 @@ impl App {
             drain,
         };
         if let Some(path) = &serve.port_file {
-            app.write_ports(path)?;
+            let ports = [("grpc", app.address()), ("admin", app.admin_address())];
+            port_file::write(path, &ports).map_err(Error::PortFile)?;
         }
         Ok(app)
     }
@@ -159,15 +162,6 @@ impl App {
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address()
-    }
-
-    /// Written beside and renamed, so that who waits for the file never reads half of it.
-    fn write_ports(&self, path: &Path) -> Result<(), Error> {
-        let text = json!({"grpc": self.address.port(), "admin": self.admin.address().port()});
-        let beside = path.with_extension("writing");
-        std::fs::write(&beside, format!("{text}\n"))
-            .and_then(|()| std::fs::rename(&beside, path))
-            .map_err(|error| Error::PortFile(format!("{}: {error}", path.display())))
     }
 
     /// Serves until the drain is over.

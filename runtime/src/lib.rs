@@ -8,6 +8,7 @@ pub mod admin;
 pub mod drain;
 pub mod grpc;
 pub mod metrics;
+pub mod port_file;
 pub mod readiness;
 pub mod retry;
 pub mod tasks;

@@ -100,18 +100,24 @@ impl Run {
         Ok(found)
     }
 
+    /// Waits until `count` processes are there. Between fork and exec a child still shows its parent's arguments, so that
+    /// a single look may see more than there are.
+    fn wait_for(&self, count: usize) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let found = self.processes()?;
+            if found.len() == count {
+                return Ok(());
+            }
+            ensure!(begin.elapsed() < LIMIT, "not {count} processes: {found:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn kill(&mut self) -> Result<()> {
         self.outer.kill()?;
         self.outer.wait()?;
-        let begin = Instant::now();
-        loop {
-            let left = self.processes()?;
-            if left.is_empty() {
-                return Ok(());
-            }
-            ensure!(begin.elapsed() < LIMIT, "still there: {left:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.wait_for(0)
     }
 }
 
@@ -125,7 +131,7 @@ impl Drop for Run {
 fn a_killed_run_leaves_nothing() -> Result<()> {
     let mut run = Run::start("killed")?;
     // unshare, the inner process, its shell, and the one that left for a session of its own.
-    ensure!(run.processes()?.len() == 4, "{:?}", run.processes()?);
+    run.wait_for(4)?;
     run.kill()
 }
 

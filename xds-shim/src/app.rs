@@ -18,7 +18,6 @@ use mesh_runtime::telemetry::LogControl;
 use mesh_runtime::tls::{ClientTls, ServerTls};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -68,7 +67,7 @@ impl App {
         info!(%address, admin = %admin_address, istiod = config.upstream, controller = config.controller,
             default_mode = %config.default_mode, "xds-shim runs");
         if let Some(path) = &config.port_file {
-            write_ports(path, address, admin_address)?;
+            mesh_runtime::port_file::write(path, &[("xds", address), ("admin", admin_address)])?;
         }
         Ok(Self {
             address,
@@ -200,12 +199,4 @@ fn wait_for_controller(tasks: &mut Tasks, readiness: &Readiness, shared: &Arc<Sh
         task.mark_ready();
         Ok::<(), Infallible>(())
     });
-}
-
-fn write_ports(path: &Path, xds: SocketAddr, admin: SocketAddr) -> anyhow::Result<()> {
-    let ports = serde_json::json!({ "xds": xds.port(), "admin": admin.port() });
-    let partial = path.with_extension("part");
-    std::fs::write(&partial, ports.to_string())
-        .and_then(|()| std::fs::rename(&partial, path))
-        .with_context(|| format!("--port-file {}", path.display()))
 }

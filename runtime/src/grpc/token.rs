@@ -1,6 +1,6 @@
 //! The token a caller shows: a service account's, from a file that the kubelet writes anew before it expires.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use thiserror::Error;
 use tonic::Request;
@@ -26,12 +26,6 @@ impl TokenFile {
         Self(path.into())
     }
 
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
     /// Puts the token of this moment into the metadata of a request, as `authorization: Bearer TOKEN`.
     ///
     /// # Errors
@@ -53,6 +47,7 @@ impl TokenFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn the_token_of_the_moment_goes_along() {
