@@ -34,19 +34,28 @@ pub struct Edge {
 pub enum Source {
     /// A sidecar asked for it.
     OnDemand,
+    /// It came to the global proxy.
+    Fallback,
+    /// Telemetry told of it.
+    Telemetry,
 }
 
 /// A text that is no source.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
-#[error("source {0:?} is not \"OnDemand\"")]
+#[error("source {0:?} is none of OnDemand, Fallback, Telemetry")]
 pub struct SourceError(pub String);
 
 impl Source {
+    /// Every source.
+    pub const ALL: [Self; 3] = [Self::OnDemand, Self::Fallback, Self::Telemetry];
+
     /// As records write it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OnDemand => "OnDemand",
+            Self::Fallback => "Fallback",
+            Self::Telemetry => "Telemetry",
         }
     }
 }
@@ -55,10 +64,8 @@ impl std::str::FromStr for Source {
     type Err = SourceError;
 
     fn from_str(text: &str) -> Result<Self, SourceError> {
-        match text {
-            "OnDemand" => Ok(Self::OnDemand),
-            other => Err(SourceError(other.chars().take(32).collect())),
-        }
+        let found = Self::ALL.into_iter().find(|source| source.as_str() == text);
+        found.ok_or_else(|| SourceError(text.chars().take(32).collect()))
     }
 }
 

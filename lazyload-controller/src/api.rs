@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dependency_graph::api::dependency_graph_server::{DependencyGraph, DependencyGraphServer};
-use dependency_graph::api::{ReportRequest, ReportResponse, WatchRequest, WatchResponse};
+use dependency_graph::api::{
+    CallsRequest, CallsResponse, ReportRequest, ReportResponse, WatchRequest, WatchResponse,
+};
 use futures::Stream;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
@@ -71,6 +73,7 @@ fn jittered(age: Duration, random: u64) -> Duration {
 impl DependencyGraph for GraphApi {
     type ReportStream = Answers<ReportResponse>;
     type WatchStream = Answers<WatchResponse>;
+    type CallsStream = Answers<CallsResponse>;
 
     async fn report(
         &self,
@@ -89,6 +92,14 @@ impl DependencyGraph for GraphApi {
         let (state, drain) = (self.reports.state.clone(), self.reports.drain.clone());
         let answers = watch(state, drain, until);
         Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn calls(
+        &self,
+        request: Request<Streaming<CallsRequest>>,
+    ) -> Result<Response<Self::CallsStream>, Status> {
+        self.admit(&request, "Calls").await?;
+        Err(Status::unimplemented("calls are not taken yet"))
     }
 }
 

@@ -12,6 +12,7 @@ pub mod caller;
 pub mod closure;
 pub mod config;
 pub mod eligible;
+pub mod given;
 pub mod limits;
 pub mod mesh;
 pub mod metrics;

@@ -155,7 +155,7 @@ pub struct LearnedDependency {
     pub first_seen: Time,
     /// The last call; written again only every few hours.
     pub last_seen: Time,
-    /// OnDemand: a sidecar asked for it.
+    /// OnDemand: a sidecar asked for it. Fallback: it came to the global proxy. Telemetry: Prometheus told of it.
     pub source: String,
 }
 

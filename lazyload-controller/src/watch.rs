@@ -110,6 +110,7 @@ fn add(response: &mut WatchResponse, state: &State, change: &Change) -> usize {
             let namespace = api::NamespaceMode {
                 namespace: name.clone(),
                 mode,
+                ..Default::default()
             };
             let size = namespace.encoded_len();
             response.namespaces.push(namespace);

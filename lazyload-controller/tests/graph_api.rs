@@ -248,7 +248,7 @@ async fn callers_show_the_token_of_the_file() {
     let auth = format!("token-file={}", token.display());
     let controller = Controller::start(&["--store", "memory", "--auth", &auth]).await;
     let with = async |header: Option<&str>| -> Result<(), Status> {
-        let mut request = Request::new(WatchRequest {});
+        let mut request = Request::new(WatchRequest::default());
         if let Some(header) = header {
             request
                 .metadata_mut()
@@ -311,7 +311,7 @@ async fn a_large_graph_comes_in_parts_and_whole() {
     }
     let mut stream = controller
         .client()
-        .watch(WatchRequest {})
+        .watch(WatchRequest::default())
         .await
         .unwrap()
         .into_inner();

@@ -363,7 +363,7 @@ async fn kubernetes_vouches_for_callers() {
     ])
     .await;
     let call = async |token: &str| {
-        let mut request = Request::new(api::WatchRequest {});
+        let mut request = Request::new(api::WatchRequest::default());
         let header = format!("Bearer {token}").parse().unwrap();
         request.metadata_mut().insert("authorization", header);
         let answer = controller.client().watch(request).await;

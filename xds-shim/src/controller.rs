@@ -133,7 +133,7 @@ impl Controller {
         metrics: &Metrics,
         retry: &mut Retry,
     ) -> Result<(), Error> {
-        let request = self.request(WatchRequest {})?;
+        let request = self.request(WatchRequest::default())?;
         let mut updates = self.client().await?.watch(request).await?.into_inner();
         graph.begin();
         while let Some(update) = updates.message().await? {

@@ -356,6 +356,7 @@ mod tests {
         let namespace = api::NamespaceMode {
             namespace: "shop".into(),
             mode: mode as i32,
+            ..Default::default()
         };
         api::WatchResponse {
             namespaces: vec![namespace],

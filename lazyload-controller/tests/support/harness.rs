@@ -71,7 +71,7 @@ impl Controller {
     pub(crate) async fn watch(&self) -> (Streaming<WatchResponse>, WatchResponse) {
         let mut stream = self
             .client()
-            .watch(WatchRequest {})
+            .watch(WatchRequest::default())
             .await
             .unwrap()
             .into_inner();

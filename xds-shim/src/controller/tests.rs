@@ -4,7 +4,7 @@ use super::*;
 use crate::pending::BATCH;
 use crate::store::Store;
 use dependency_graph::api::dependency_graph_server::{DependencyGraph, DependencyGraphServer};
-use dependency_graph::api::{ReportResponse, WatchResponse};
+use dependency_graph::api::{CallsRequest, CallsResponse, ReportResponse, WatchResponse};
 use dependency_graph::{Dependency, Port, Protocol, Workload};
 use mesh_runtime::drain::Drain;
 use std::collections::HashSet;
@@ -23,6 +23,7 @@ struct Fake {
 impl DependencyGraph for Fake {
     type ReportStream = ReceiverStream<Result<ReportResponse, Status>>;
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+    type CallsStream = ReceiverStream<Result<CallsResponse, Status>>;
 
     async fn report(
         &self,
@@ -70,6 +71,13 @@ impl DependencyGraph for Fake {
             .await
             .map_err(|_| Status::aborted("gone"))?;
         Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+
+    async fn calls(
+        &self,
+        _: Request<Streaming<CallsRequest>>,
+    ) -> Result<Response<Self::CallsStream>, Status> {
+        Err(Status::unimplemented("a shim asks for no calls"))
     }
 }
 

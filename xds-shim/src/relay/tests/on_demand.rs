@@ -131,6 +131,7 @@ async fn a_label_taken_off_ends_lazy_streams_so_that_they_get_everything() {
         let namespace = api::NamespaceMode {
             namespace: "shop".into(),
             mode,
+            ..Default::default()
         };
         api::WatchResponse {
             namespaces: vec![namespace],
