@@ -1,5 +1,6 @@
 //! Clusters as istiod gives them to a sidecar (pilot/pkg/networking/core/cluster_builder.go).
 
+use super::istio::PortSettings;
 use super::shape::{MeshShape, Port, Service};
 use super::wire::{ads, any, bool_value, fields, list, metadata, number, object, seconds, socket};
 use super::wire::{text, u32_value};
@@ -36,6 +37,27 @@ pub fn special(shape: &MeshShape) -> Vec<api::Cluster> {
         passthrough(INBOUND_PASSTHROUGH, Some(INBOUND_SOURCE)),
         inbound(shape.inbound_port),
     ]
+}
+
+/// The clusters that lead a pod's proxy to the ports that it serves. What a DestinationRule says of the protocol holds on
+/// this side as well.
+pub(super) fn inbound_of(port: Port, settings: Option<PortSettings>) -> api::Cluster {
+    let mut cluster = inbound(port.target);
+    if settings == Some(PortSettings::AsCaller) {
+        apply(&mut cluster, PortSettings::AsCaller);
+    }
+    cluster
+}
+
+/// Makes a cluster connect in the protocol that a DestinationRule says.
+pub(super) fn apply(cluster: &mut api::Cluster, settings: PortSettings) {
+    let options = match settings {
+        PortSettings::AsCaller => downstream_protocol(),
+        PortSettings::Http2 => only_http2(),
+    };
+    cluster
+        .typed_extension_protocol_options
+        .insert(HTTP_OPTIONS.to_owned(), any(&options));
 }
 
 /// The name of the cluster that leads to the proxy's own workload.
@@ -117,6 +139,21 @@ fn downstream_protocol() -> http::HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
             config,
         )),
+        ..Default::default()
+    }
+}
+
+fn only_http2() -> http::HttpProtocolOptions {
+    use http::http_protocol_options::{
+        ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+    };
+    let config = ExplicitHttpConfig {
+        protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(
+            core::Http2ProtocolOptions::default(),
+        )),
+    };
+    http::HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)),
         ..Default::default()
     }
 }

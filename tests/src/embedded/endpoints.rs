@@ -6,6 +6,9 @@ use std::net::Ipv4Addr;
 use xds_shim::envoy::config::core::v3::{HealthStatus, Locality};
 use xds_shim::envoy::config::endpoint::v3 as api;
 
+/// What a cluster picks an endpoint's transport socket by.
+const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
 /// The endpoints of a service, one load assignment per port.
 pub fn of_service(service: &Service) -> Vec<api::ClusterLoadAssignment> {
     service
@@ -53,9 +56,14 @@ fn endpoint(service: &Service, address: Ipv4Addr, port: Port) -> api::LbEndpoint
     } = service;
     // workload;namespace;canonical service;canonical revision;cluster
     let workload = format!("{name};{namespace};{name};latest;Kubernetes");
+    let mut about = metadata("istio", fields([("workload", text(&workload))]));
+    if let Some(about) = about.as_mut().filter(|_| service.account.is_some()) {
+        let takes = fields([("tlsMode", text("istio"))]);
+        about.filter_metadata.insert(SOCKET_MATCH.to_owned(), takes);
+    }
     api::LbEndpoint {
         health_status: HealthStatus::Healthy as i32,
-        metadata: metadata("istio", fields([("workload", text(&workload))])),
+        metadata: about,
         load_balancing_weight: u32_value(1),
         host_identifier: Some(api::lb_endpoint::HostIdentifier::Endpoint(api::Endpoint {
             address: Some(socket(address, port.target)),

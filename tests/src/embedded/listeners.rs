@@ -15,10 +15,14 @@ use xds_shim::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Where interception sends what comes for the workload.
 pub const INBOUND_PORT: u16 = 15006;
+/// The listener of what is sent and has no other.
+pub(super) const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
+/// The listener of what comes.
+pub(super) const VIRTUAL_INBOUND: &str = "virtualInbound";
 /// The filter chain of an HTTP port for what is not HTTP.
 const PASSTHROUGH_CHAIN: &str = "PassthroughFilterChain";
-const MANAGER: &str = "envoy.filters.network.http_connection_manager";
-const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
+pub(super) const MANAGER: &str = "envoy.filters.network.http_connection_manager";
+pub(super) const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 
 /// All listeners, in istiod's order: per port, per address, then the two that capture.
 pub fn all(shape: &MeshShape) -> Vec<api::Listener> {
@@ -90,7 +94,7 @@ fn outbound(name: String, address: Ipv4Addr, port: u16) -> api::Listener {
 
 fn virtual_outbound() -> api::Listener {
     api::Listener {
-        name: "virtualOutbound".to_owned(),
+        name: VIRTUAL_OUTBOUND.to_owned(),
         address: Some(socket(Ipv4Addr::UNSPECIFIED, OUTBOUND_PORT)),
         use_original_dst: bool_value(true),
         filter_chains: vec![
@@ -123,7 +127,7 @@ fn virtual_inbound(shape: &MeshShape) -> api::Listener {
     };
     let own = shape.inbound_port;
     api::Listener {
-        name: "virtualInbound".to_owned(),
+        name: VIRTUAL_INBOUND.to_owned(),
         address: Some(socket(Ipv4Addr::UNSPECIFIED, INBOUND_PORT)),
         use_original_dst: bool_value(true),
         filter_chains: vec![
@@ -145,7 +149,7 @@ fn virtual_inbound(shape: &MeshShape) -> api::Listener {
     }
 }
 
-fn destination_port(port: u16) -> Option<api::FilterChainMatch> {
+pub(super) fn destination_port(port: u16) -> Option<api::FilterChainMatch> {
     let destination_port = u32_value(u32::from(port));
     Some(api::FilterChainMatch {
         destination_port,
@@ -153,7 +157,7 @@ fn destination_port(port: u16) -> Option<api::FilterChainMatch> {
     })
 }
 
-fn tcp_proxy(cluster: &str) -> api::Filter {
+pub(super) fn tcp_proxy(cluster: &str) -> api::Filter {
     let special = [BLACK_HOLE, PASSTHROUGH, INBOUND_PASSTHROUGH].contains(&cluster);
     let proxy = tcp::TcpProxy {
         stat_prefix: if special {
@@ -169,7 +173,7 @@ fn tcp_proxy(cluster: &str) -> api::Filter {
     filter(TCP_PROXY, any(&proxy))
 }
 
-fn filter(name: &str, config: xds_shim::envoy::google::protobuf::Any) -> api::Filter {
+pub(super) fn filter(name: &str, config: xds_shim::envoy::google::protobuf::Any) -> api::Filter {
     let config_type = Some(api::filter::ConfigType::TypedConfig(config));
     api::Filter {
         name: name.to_owned(),

@@ -1,7 +1,7 @@
 //! The TLS settings of automatic mTLS: certificates by SDS from the agent, the server's identity pinned.
 
 use super::shape::{Port, Service};
-use super::wire::{any, seconds};
+use super::wire::{any, bool_value, seconds};
 use xds_shim::envoy::config::core::v3 as core;
 use xds_shim::envoy::extensions::transport_sockets::tls::v3 as tls;
 use xds_shim::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
@@ -16,7 +16,7 @@ pub const SDS_CLUSTER: &str = "sds-grpc";
 /// The socket of a call to an endpoint with a sidecar.
 pub(super) fn upstream_socket(service: &Service, port: Port) -> core::TransportSocket {
     let context = tls::UpstreamTlsContext {
-        common_tls_context: Some(common_context(service)),
+        common_tls_context: Some(common_context(identity(service), &["istio"])),
         sni: format!("outbound_.{}_._.{}", port.number, service.host()),
         ..Default::default()
     };
@@ -28,11 +28,37 @@ pub(super) fn upstream_socket(service: &Service, port: Port) -> core::TransportS
     }
 }
 
-fn common_context(service: &Service) -> tls::CommonTlsContext {
+/// The socket of a port that takes mutual TLS only (STRICT).
+pub(super) fn downstream_socket() -> core::TransportSocket {
+    let mesh = MatchPattern::Prefix("spiffe://cluster.local/".to_owned());
+    let context = tls::DownstreamTlsContext {
+        common_tls_context: Some(common_context(mesh, &["h2", "http/1.1"])),
+        require_client_certificate: bool_value(true),
+        ..Default::default()
+    };
+    core::TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(any(
+            &context,
+        ))),
+    }
+}
+
+/// The identity of the pods behind a service.
+fn identity(service: &Service) -> MatchPattern {
+    let account = service.account.as_deref().unwrap_or("default");
+    MatchPattern::Exact(spiffe(&service.namespace, account))
+}
+
+/// Who a service account of a namespace is.
+pub fn spiffe(namespace: &str, account: &str) -> String {
+    format!("spiffe://cluster.local/ns/{namespace}/sa/{account}")
+}
+
+fn common_context(identity: MatchPattern, alpn: &[&str]) -> tls::CommonTlsContext {
     use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
-    let identity = format!("spiffe://cluster.local/ns/{}/sa/default", service.namespace);
     let identity = StringMatcher {
-        match_pattern: Some(MatchPattern::Exact(identity)),
+        match_pattern: Some(identity),
         ..Default::default()
     };
     let validation = CombinedCertificateValidationContext {
@@ -55,7 +81,7 @@ fn common_context(service: &Service) -> tls::CommonTlsContext {
         }),
         tls_certificate_sds_secret_configs: vec![secret(WORKLOAD_SECRET)],
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
-        alpn_protocols: vec!["istio".to_owned()],
+        alpn_protocols: alpn.iter().map(ToString::to_string).collect(),
         ..Default::default()
     }
 }

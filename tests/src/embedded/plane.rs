@@ -1,13 +1,18 @@
 //! The control plane as a server: listens, gives each stream its driver, and is the handle that tests hold.
 
+use super::follow::Following;
+use super::istio::Documents;
+use super::proxy::Proxy;
 use super::record::{Log, StreamRecord};
-use super::resources::{Change, Push, Resources, Snapshot};
+use super::resources::{Change, Push, Resources, Snapshot, everything};
 use super::shape::MeshShape;
 use super::stream::{self, Delta, Sotw};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -37,18 +42,45 @@ pub enum Error {
 #[derive(Debug)]
 pub(super) struct Shared {
     resources: Mutex<(Resources, u64)>,
-    pub(super) pushes: broadcast::Sender<(u64, Push)>,
+    pub(super) pushes: broadcast::Sender<Arc<Pushed>>,
     /// Changes when all streams are to end.
     pub(super) cut: watch::Sender<u64>,
     pub(super) log: Mutex<Log>,
 }
 
+/// What streams are told that something changed.
+#[derive(Debug)]
+pub(super) struct Pushed {
+    pub(super) what: Push,
+    /// Only proxies in these; without, all.
+    pub(super) namespaces: Option<BTreeSet<String>>,
+}
+
 impl Shared {
-    /// What a proxy of a namespace is to be given, and the version of the last push.
-    pub(super) fn snapshot(&self, namespace: &str) -> (Snapshot, u64) {
+    /// What a proxy is to be given, and the version of the last push.
+    pub(super) fn snapshot(&self, proxy: &Proxy) -> (Snapshot, u64) {
         let mut resources = self.resources.lock();
         let version = resources.1;
-        (resources.0.snapshot(namespace), version)
+        (resources.0.snapshot_for(proxy), version)
+    }
+
+    /// Replaces Istio's resources; gives the new version.
+    pub(super) fn put_documents(&self, documents: Documents) -> u64 {
+        self.change(|resources| Pushed {
+            namespaces: resources.put_documents(documents),
+            what: everything(),
+        })
+    }
+
+    /// Makes a change; gives the new version. Pushes under the lock, so that streams see pushes in the order of their
+    /// versions.
+    fn change(&self, change: impl FnOnce(&mut Resources) -> Pushed) -> u64 {
+        let mut resources = self.resources.lock();
+        let pushed = change(&mut resources.0);
+        resources.1 += 1;
+        // No stream, no harm.
+        let _ = self.pushes.send(Arc::new(pushed));
+        resources.1
     }
 }
 
@@ -104,13 +136,20 @@ impl ControlPlane {
 
     /// Changes the mesh and pushes what istiod would push; gives the new version.
     pub fn change(&self, change: Change) -> u64 {
-        let mut resources = self.shared.resources.lock();
-        let push = resources.0.apply(change);
-        resources.1 += 1;
-        let version = resources.1;
-        // Under the lock, so that streams see pushes in the order of their versions. No stream, no harm.
-        let _ = self.shared.pushes.send((version, push));
-        version
+        self.shared.change(|resources| Pushed {
+            what: resources.apply(change),
+            namespaces: None,
+        })
+    }
+
+    /// Replaces Istio's resources, and pushes everything to the proxies they may matter to; gives the new version.
+    pub fn put_documents(&self, documents: Documents) -> u64 {
+        self.shared.put_documents(documents)
+    }
+
+    /// Takes Istio's resources from folders of YAML from now on.
+    pub fn follow(&self, folders: Vec<PathBuf>) -> Following {
+        Following::start(Arc::clone(&self.shared), folders)
     }
 
     /// The mesh as it is now.
@@ -120,7 +159,7 @@ impl ControlPlane {
 
     /// What a proxy in `namespace` would be given now.
     pub fn snapshot(&self, namespace: &str) -> Snapshot {
-        self.shared.snapshot(namespace).0
+        self.shared.snapshot(&Proxy::in_namespace(namespace)).0
     }
 
     /// All streams so far, oldest first.

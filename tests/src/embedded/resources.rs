@@ -3,7 +3,10 @@
 //! Pure: what a proxy in a namespace is to be given, as tables. Which of it goes out on a stream, and when, is decided
 //! by `session`.
 
+use super::istio::Documents;
+use super::proxy::Proxy;
 use super::shape::{MeshShape, Service};
+use super::view::{self, Own};
 use super::{clusters, endpoints, listeners, routes};
 use bytes::Bytes;
 use prost::{Message, Name};
@@ -22,6 +25,8 @@ pub const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadA
 pub const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 /// Route configs.
 pub const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+/// Proxies whose tables are kept; more are looked at again.
+const PROXIES_KEPT: usize = 1_000;
 /// The order istiod pushes in (pilot/pkg/xds/ads.go `PushOrder`).
 pub const PUSH_ORDER: [&str; 4] = [CDS, EDS, LDS, RDS];
 
@@ -112,6 +117,9 @@ pub struct Resources {
     listeners: Arc<Table>,
     /// By the namespace of the proxy. Emptied by each change that concerns routes.
     routes: HashMap<String, Arc<Table>>,
+    documents: Documents,
+    /// Of proxies that have been looked at. Emptied by each change that may concern them.
+    own: HashMap<Proxy, Option<Own>>,
 }
 
 impl Resources {
@@ -124,22 +132,13 @@ impl Resources {
             endpoints: Arc::default(),
             listeners: Arc::default(),
             routes: HashMap::new(),
+            documents: Documents::default(),
+            own: HashMap::new(),
         };
-        let mut clusters: Table = clusters::special(&resources.shape)
-            .iter()
-            .map(named)
-            .collect();
-        let mut endpoints = Table::new();
-        for service in resources.shape.services.values() {
-            clusters.extend(
-                clusters::of_service(service, resources.shape.auto_mtls)
-                    .iter()
-                    .map(named),
-            );
-            endpoints.extend(endpoints::of_service(service).iter().map(named));
-        }
-        resources.clusters = Arc::new(clusters);
-        resources.endpoints = Arc::new(endpoints);
+        let services = resources.shape.services.values();
+        let endpoints = services.flat_map(endpoints::of_service);
+        resources.endpoints = Arc::new(endpoints.map(|one| named(&one)).collect());
+        resources.clusters = Arc::new(resources.cluster_table());
         resources.listeners = Arc::new(resources.listener_table());
         resources
     }
@@ -149,8 +148,37 @@ impl Resources {
         &self.shape
     }
 
-    /// What a proxy in `namespace` is to be given now.
+    /// What a proxy in `namespace` is to be given now, if it is like most.
     pub fn snapshot(&mut self, namespace: &str) -> Snapshot {
+        self.snapshot_for(&Proxy::in_namespace(namespace))
+    }
+
+    /// What a proxy is to be given now.
+    pub fn snapshot_for(&mut self, proxy: &Proxy) -> Snapshot {
+        let mut snapshot = self.of_namespace(&proxy.namespace);
+        let Self {
+            shape,
+            documents,
+            clusters,
+            ..
+        } = self;
+        if self.own.len() >= PROXIES_KEPT {
+            self.own.clear();
+        }
+        let own = self.own.entry(proxy.clone()).or_insert_with(|| {
+            let mut own = view::own(shape, documents, clusters, proxy)?;
+            for (url, table) in own.tables() {
+                apply_overrides(Arc::make_mut(table), self.overrides.get(url));
+            }
+            Some(own)
+        });
+        for (url, table) in own.iter_mut().flat_map(Own::tables) {
+            snapshot.tables.insert(url.to_owned(), Arc::clone(table));
+        }
+        snapshot
+    }
+
+    fn of_namespace(&mut self, namespace: &str) -> Snapshot {
         let Self {
             shape,
             overrides,
@@ -182,10 +210,22 @@ impl Resources {
         Snapshot { tables }
     }
 
+    /// Replaces Istio's resources. Gives the namespaces whose proxies istiod would push everything to; none for all.
+    pub fn put_documents(&mut self, documents: Documents) -> Option<BTreeSet<String>> {
+        let old = std::mem::replace(&mut self.documents, documents);
+        self.own.clear();
+        if self.documents.same_rules(&old) {
+            return Some(self.documents.changed(&old));
+        }
+        self.clusters = Arc::new(self.cluster_table());
+        None
+    }
+
     /// Makes a change and says what istiod would push for it.
     pub fn apply(&mut self, change: Change) -> Push {
+        self.own.clear();
         match change {
-            Change::FullPush => PUSH_ORDER.map(|url| (url.to_owned(), Scope::All)).into(),
+            Change::FullPush => everything(),
             Change::Endpoints(host, addresses) => self.set_endpoints(&host, addresses),
             Change::PutService(service) => {
                 let host = service.host();
@@ -223,6 +263,7 @@ impl Resources {
         if old.as_ref() == service {
             return Push::new();
         }
+        let fresh = service.map(|service| self.clusters_of(service));
         let (table, cla) = (
             Arc::make_mut(&mut self.clusters),
             Arc::make_mut(&mut self.endpoints),
@@ -235,11 +276,7 @@ impl Resources {
             names.insert(name);
         }
         if let Some(service) = service {
-            table.extend(
-                clusters::of_service(service, self.shape.auto_mtls)
-                    .iter()
-                    .map(named),
-            );
+            table.extend(fresh.into_iter().flatten());
             cla.extend(endpoints::of_service(service).iter().map(named));
             names.extend(
                 service
@@ -292,11 +329,48 @@ impl Resources {
         push
     }
 
+    fn cluster_table(&self) -> Table {
+        let services = self.shape.services.values();
+        let mut table: Table = services
+            .flat_map(|service| self.clusters_of(service))
+            .collect();
+        table.extend(clusters::special(&self.shape).iter().map(named));
+        apply_overrides(&mut table, self.overrides.get(CDS));
+        table
+    }
+
+    /// The clusters of a service, as its DestinationRule has them.
+    fn clusters_of(&self, service: &Service) -> Vec<(String, Bytes)> {
+        let host = service.host();
+        let mut made = clusters::of_service(service, self.shape.auto_mtls);
+        for (cluster, port) in made.iter_mut().zip(&service.ports) {
+            if let Some(settings) = self.documents.settings(&host, port.number) {
+                clusters::apply(cluster, settings);
+            }
+        }
+        made.iter().map(named).collect()
+    }
+
     fn listener_table(&self) -> Table {
         let mut table: Table = listeners::all(&self.shape).iter().map(named).collect();
         apply_overrides(&mut table, self.overrides.get(LDS));
         table
     }
+}
+
+impl Own {
+    fn tables(&mut self) -> [(&'static str, &mut Arc<Table>); 3] {
+        [
+            (CDS, &mut self.clusters),
+            (LDS, &mut self.listeners),
+            (RDS, &mut self.routes),
+        ]
+    }
+}
+
+/// All types, all of each.
+pub(super) fn everything() -> Push {
+    PUSH_ORDER.map(|url| (url.to_owned(), Scope::All)).into()
 }
 
 fn apply_overrides(table: &mut Table, entries: Option<&BTreeMap<String, Option<Bytes>>>) {
@@ -309,7 +383,7 @@ fn apply_overrides(table: &mut Table, entries: Option<&BTreeMap<String, Option<B
 }
 
 /// A message that says its own name, and is encoded to the same bytes each time.
-trait Named: Message + Sized {
+pub(super) trait Named: Message + Sized {
     fn name(&self) -> &str;
 
     fn bytes(&self) -> Bytes {
@@ -345,7 +419,7 @@ impl Named for RouteConfiguration {
     }
 }
 
-fn named<M: Named>(message: &M) -> (String, Bytes) {
+pub(super) fn named<M: Named>(message: &M) -> (String, Bytes) {
     (message.name().to_owned(), message.bytes())
 }
 

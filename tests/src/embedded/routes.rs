@@ -26,6 +26,26 @@ pub fn empty(name: &str) -> api::RouteConfiguration {
     }
 }
 
+/// The route config of an inbound port: everything to the proxy's own workload.
+pub(super) fn to_workload(cluster: &str) -> api::RouteConfiguration {
+    api::RouteConfiguration {
+        name: cluster.to_owned(),
+        virtual_hosts: vec![api::VirtualHost {
+            name: "inbound|http|0".to_owned(),
+            domains: vec!["*".to_owned()],
+            routes: vec![api::Route {
+                name: "default".to_owned(),
+                r#match: everything(),
+                action: Some(api::route::Action::Route(action(cluster))),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        validate_clusters: bool_value(false),
+        ..Default::default()
+    }
+}
+
 fn route_config(shape: &MeshShape, namespace: &str, port: u16) -> api::RouteConfiguration {
     let services = shape.on_http_port(port);
     let hosts = services.map(|service| virtual_host(service, namespace, port));

@@ -48,6 +48,8 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// Addresses of the pods behind it; all serve every port.
     pub endpoints: Vec<Ipv4Addr>,
+    /// The service account of these pods, if they have sidecars: they take mutual TLS then, and nothing else.
+    pub account: Option<String>,
 }
 
 impl Service {
@@ -128,6 +130,14 @@ impl MeshShape {
         })
     }
 
+    /// The ports that the pod of this address serves behind a sidecar: for which service, and which.
+    pub fn served_at(&self, pod: Ipv4Addr) -> impl Iterator<Item = (&Service, Port)> {
+        let behind =
+            move |service: &&Service| service.account.is_some() && service.endpoints.contains(&pod);
+        let services = self.services.values().filter(behind);
+        services.flat_map(|service| service.ports.iter().map(move |port| (service, *port)))
+    }
+
     /// The HTTP port numbers in use, ascending.
     pub fn http_ports(&self) -> Vec<u16> {
         let all = self.services.values().flat_map(|service| &service.ports);
@@ -165,6 +175,7 @@ pub fn numbered_service(index: u32) -> Service {
         cluster_ip: address(Ipv4Addr::new(10, 96, 0, 10), index),
         ports,
         endpoints: (0..ENDPOINTS_PER_SERVICE).map(endpoint).collect(),
+        account: None,
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Reading never waits for writing: responses queue here, and a peer that asks for ever without reading is cut off.
 
-use super::plane::Shared;
+use super::plane::{Pushed, Shared};
+use super::proxy::Proxy;
 use super::record::{RequestRecord, Variant};
-use super::resources::{Push, Scope, Snapshot};
+use super::resources::{Push, Snapshot, everything};
 use super::session::Session;
 use futures::{Stream, StreamExt};
 use prost::Message;
@@ -121,7 +122,7 @@ pub(super) fn serve<P: Protocol>(
         cut: shared.cut.subscribe(),
         shared,
         id,
-        namespace: None,
+        proxy: None,
         session: Session::default(),
         queue: VecDeque::new(),
     };
@@ -139,21 +140,13 @@ fn text_metadata<T>(request: &Request<T>) -> BTreeMap<String, String> {
     pairs.collect()
 }
 
-/// The namespace in a sidecar's node id, `sidecar~IP~POD.NAMESPACE~DOMAIN`.
-pub(super) fn namespace_of(node: &str) -> Option<&str> {
-    node.split('~')
-        .nth(2)?
-        .rsplit_once('.')
-        .map(|(_, namespace)| namespace)
-}
-
 struct Driver<P: Protocol> {
     shared: Arc<Shared>,
     id: u64,
-    pushes: broadcast::Receiver<(u64, Push)>,
+    pushes: broadcast::Receiver<Arc<Pushed>>,
     cut: watch::Receiver<u64>,
-    /// Of the proxy; none before its first request.
-    namespace: Option<String>,
+    /// None before its first request.
+    proxy: Option<Proxy>,
     session: Session,
     queue: VecDeque<P::Response>,
 }
@@ -205,19 +198,21 @@ impl<P: Protocol> Driver<P> {
     }
 
     fn request(&mut self, request: &P::Request) -> Result<(), Status> {
-        if self.namespace.is_none() {
-            let node = P::node(request)
-                .map(|node| node.id.as_str())
-                .unwrap_or_default();
-            let namespace = namespace_of(node).ok_or_else(|| {
-                Status::invalid_argument(format!("no namespace in node id {node:?}"))
-            })?;
-            self.namespace = Some(namespace.to_owned());
-            if let Some(stream) = self.shared.log.lock().stream(self.id) {
-                stream.node = node.to_owned();
+        let proxy = match &self.proxy {
+            Some(proxy) => proxy,
+            None => {
+                let node = P::node(request);
+                let id = node.map(|node| node.id.as_str()).unwrap_or_default();
+                let proxy = node.and_then(Proxy::of).ok_or_else(|| {
+                    Status::invalid_argument(format!("no namespace in node id {id:?}"))
+                })?;
+                if let Some(stream) = self.shared.log.lock().stream(self.id) {
+                    stream.node = id.to_owned();
+                }
+                self.proxy.insert(proxy)
             }
-        }
-        let (snapshot, version) = self.snapshot();
+        };
+        let (snapshot, version) = self.shared.snapshot(proxy);
         let made = P::on_request(&mut self.session, request, &snapshot, version);
         self.note(Some(P::record(request)), &made);
         self.queue.extend(made);
@@ -226,30 +221,30 @@ impl<P: Protocol> Driver<P> {
 
     fn push(
         &mut self,
-        push: Result<(u64, Push), broadcast::error::RecvError>,
+        push: Result<Arc<Pushed>, broadcast::error::RecvError>,
     ) -> Result<(), Status> {
-        let push = match push {
-            Ok((_, push)) => push,
+        let pushed = match push {
+            Ok(pushed) => pushed,
             // Missed some: everything again covers them.
-            Err(broadcast::error::RecvError::Lagged(_)) => super::resources::PUSH_ORDER
-                .map(|url| (url.to_owned(), Scope::All))
-                .into(),
+            Err(broadcast::error::RecvError::Lagged(_)) => Arc::new(Pushed {
+                what: everything(),
+                namespaces: None,
+            }),
             Err(broadcast::error::RecvError::Closed) => {
                 return Err(Status::unavailable("the control plane stops"));
             }
         };
-        if self.namespace.is_some() {
-            let (snapshot, version) = self.snapshot();
-            let made = P::on_push(&mut self.session, &push, &snapshot, version);
+        let concerned = |proxy: &&Proxy| {
+            let mut namespaces = pushed.namespaces.iter();
+            namespaces.all(|all| all.contains(&proxy.namespace))
+        };
+        if let Some(proxy) = self.proxy.as_ref().filter(concerned) {
+            let (snapshot, version) = self.shared.snapshot(proxy);
+            let made = P::on_push(&mut self.session, &pushed.what, &snapshot, version);
             self.note(None, &made);
             self.queue.extend(made);
         }
         Ok(())
-    }
-
-    fn snapshot(&self) -> (Snapshot, u64) {
-        self.shared
-            .snapshot(self.namespace.as_deref().unwrap_or_default())
     }
 
     fn note(&self, request: Option<RequestRecord>, made: &[P::Response]) {
@@ -262,20 +257,5 @@ impl<P: Protocol> Driver<P> {
             let (url, resources) = P::describe(response);
             stream.note_sent(url, resources, response.encoded_len());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::namespace_of;
-
-    #[test]
-    fn the_namespace_is_behind_the_last_dot_of_the_pod() {
-        assert_eq!(
-            namespace_of("sidecar~10.0.0.1~a.b.shop~shop.svc.cluster.local"),
-            Some("shop")
-        );
-        assert_eq!(namespace_of("sidecar~10.0.0.1"), None);
-        assert_eq!(namespace_of("sidecar~10.0.0.1~pod~x"), None);
     }
 }
