@@ -93,9 +93,18 @@ pub struct Serve {
         env = "LAZYMESH_ALLOW_SERVICE_ACCOUNT",
         value_name = "NAMESPACE/NAME",
         value_delimiter = ',',
-        default_values = ["lazymesh-system/xds-shim", "lazymesh-system/global-proxy"]
+        default_value = "lazymesh-system/xds-shim"
     )]
     pub allowed: Vec<ServiceAccount>,
+    /// A service account that may tell of calls that fell back, and watch, for token-review; may be given several times
+    #[arg(
+        long = "allow-global-proxy",
+        env = "LAZYMESH_ALLOW_GLOBAL_PROXY",
+        value_name = "NAMESPACE/NAME",
+        value_delimiter = ',',
+        default_value = "lazymesh-system/global-proxy"
+    )]
+    pub global_proxies: Vec<ServiceAccount>,
     /// How many dependencies one workload may learn; more are refused, which the condition Capped then says
     #[arg(
         long,

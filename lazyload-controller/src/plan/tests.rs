@@ -326,6 +326,13 @@ fn the_policy_is_the_namespace_s() {
         json!({"metadata": {"labels": {"lazymesh.dev/mode": "sidecar"}, "annotations": {"lazymesh.dev/fallback": "redirect-only"}}}),
     );
     assert_eq!(policy(&world, "shop"), Policy::RedirectOnly);
+    // What is no policy relays nothing.
+    world.put(
+        Kind::Namespace,
+        "typo",
+        json!({"metadata": {"annotations": {"lazymesh.dev/fallback": "relay_only"}}}),
+    );
+    assert_eq!(policy(&world, "typo"), Policy::RedirectOnly);
     assert_eq!(
         hosts(&plan(&world, &Graph::new()), CART),
         with_base(&["bank/db.bank"])
