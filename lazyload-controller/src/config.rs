@@ -16,8 +16,8 @@ mod tests;
 
 /// Keeps Lazymesh's dependency graph, and gives it to shims.
 ///
-/// Shims report what their sidecars ask for (Report), and are told what every workload is known to use (Watch). The
-/// graph is kept in WorkloadDependencies resources, or in a folder of the same as YAML files. Any number of replicas
+/// Shims report what their sidecars ask for (Report), and are told what every workload is known to use (Watch). Global
+/// proxies tell of calls that fell back, and are told what becomes of them (Calls). The graph is kept in WorkloadDependencies resources, or in a folder of the same as YAML files. Any number of replicas
 /// may run on Kubernetes; none of them leads. On a folder only one may run.
 #[derive(Clone, Debug, Parser)]
 #[command(

@@ -1,9 +1,9 @@
 //! Keeps the dependency graph in Kubernetes, or in a folder, and gives it to shims.
 //!
 //! Reports come in by [`report`], are gathered per workload by [`writer`], written by a [`store`], and told to every
-//! watcher from [`state`] by [`watch`]. Nothing here needs a leader: a report is a set union, written with optimistic
-//! concurrency, so any replica takes reports and serves watches. What only one replica may do (expiry, Sidecar
-//! resources, clean-up) does not exist yet.
+//! watcher from [`state`] by [`watch`]. Calls that fell back come in by [`calls`], and are learned in the same way.
+//! Nothing here needs a leader: a report is a set union, written with optimistic concurrency, so any replica takes
+//! reports and serves watches. What only one replica may do (expiry, Sidecar resources, clean-up) does not exist yet.
 
 pub mod api;
 pub mod app;
