@@ -17,9 +17,9 @@ help: ## List the targets
 build: need-cargo ## Build the three programs for release, into target/release
 	cargo build --locked --release -p xds-shim -p lazyload-controller -p global-proxy
 
-demo: need-cargo ## Show a plain sidecar beside a lazy one, with real Envoys, on an embedded mesh of 1,000 services
+demo: need-cargo ## Show a plain sidecar beside lazy ones, with real Envoys, on an embedded mesh of 1,000 services
 	@envoy=$$(tests/testbed/setup envoy | sed -n 's/^ENVOY=//p'); \
-	cargo build --locked --profile demo -p mesh-tests --bin demo -p xds-shim --bin xds-shim -p lazyload-controller --bin lazyload-controller; \
+	cargo build --locked --profile demo -p mesh-tests --bin demo -p xds-shim --bin xds-shim -p lazyload-controller --bin lazyload-controller -p global-proxy --bin global-proxy; \
 	$(or $(CARGO_TARGET_DIR),target)/demo/demo --envoy "$$envoy" --out target/demo $(DEMO_FLAGS)
 
 fmt: need-cargo ## Format the code

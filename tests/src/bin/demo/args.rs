@@ -5,8 +5,8 @@ use clap::Parser;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Shows a plain sidecar beside a lazy one: what each costs, a first and a second call, what was learned, and a restart
-/// that starts warm. Needs no root where user namespaces are allowed.
+/// Shows a plain sidecar beside two lazy ones: what each costs, first and later calls, and what was learned. One is lazy
+/// on demand, and starts warm after a restart; the other by a Sidecar that grows, with a global proxy to fall back to. Needs no root where user namespaces are allowed.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "demo")]
 pub(crate) struct Args {
@@ -16,7 +16,7 @@ pub(crate) struct Args {
     /// The Envoy to run; `tests/testbed/setup envoy` says where it is
     #[arg(long, value_name = "FILE")]
     pub(crate) envoy: PathBuf,
-    /// Where xds-shim and lazyload-controller are, if not beside this program
+    /// Where xds-shim, lazyload-controller and global-proxy are, if not beside this program
     #[arg(long, value_name = "DIR")]
     pub(crate) programs: Option<PathBuf>,
     /// Where report.json and the logs go
@@ -40,6 +40,7 @@ impl Args {
         let own = [
             self.program("xds-shim")?,
             self.program("lazyload-controller")?,
+            self.program("global-proxy")?,
         ];
         for file in own.iter().chain([&self.envoy]) {
             if !file.is_file() {

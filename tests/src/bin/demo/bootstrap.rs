@@ -1,7 +1,9 @@
 //! Envoy's bootstrap, as pilot-agent writes it (tools/packaging/common/envoy_bootstrap.json of Istio).
 
 use crate::network::PROXY_MARK;
+use mesh_tests::embedded::mtls::spiffe;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
@@ -22,19 +24,25 @@ pub(crate) struct Identity {
 impl Identity {
     fn node_id(&self) -> String {
         let Self {
-            namespace,
-            workload,
-            address,
+            namespace, address, ..
         } = self;
-        format!("sidecar~{address}~{workload}-0.{namespace}~{namespace}.svc.cluster.local")
+        let pod = self.pod();
+        format!("sidecar~{address}~{pod}.{namespace}~{namespace}.svc.cluster.local")
     }
 
-    /// The SPIFFE id of the certificate.
+    /// The SPIFFE id of the certificate; the service account is named as the workload.
     pub(crate) fn spiffe(&self) -> String {
-        format!(
-            "spiffe://cluster.local/ns/{}/sa/{}",
-            self.namespace, self.workload
-        )
+        spiffe(&self.namespace, &self.workload)
+    }
+
+    /// The name of the pod.
+    pub(crate) fn pod(&self) -> String {
+        format!("{}-0", self.workload)
+    }
+
+    /// The labels of the pod.
+    pub(crate) fn labels(&self) -> BTreeMap<&'static str, &str> {
+        BTreeMap::from([("app", self.workload.as_str())])
     }
 
     fn metadata(&self) -> Value {
@@ -45,11 +53,11 @@ impl Identity {
         } = self;
         json!({
             "NAMESPACE": namespace,
-            "NAME": format!("{workload}-0"),
+            "NAME": self.pod(),
             "WORKLOAD_NAME": workload,
             "OWNER": format!("kubernetes://apis/apps/v1/namespaces/{namespace}/deployments/{workload}"),
             "SERVICE_ACCOUNT": workload,
-            "LABELS": {"app": workload},
+            "LABELS": self.labels(),
             "INSTANCE_IPS": address.to_string(),
             "ISTIO_VERSION": "1.31.0",
             "CLUSTER_ID": "Kubernetes",

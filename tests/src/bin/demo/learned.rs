@@ -8,6 +8,7 @@ use dependency_graph::api::dependency_graph_client::DependencyGraphClient;
 use dependency_graph::api::{WatchRequest, WorkloadState};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 /// How long a report may take to be in the graph.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -51,7 +52,9 @@ pub(crate) fn line(identity: &Identity, host: &str, port: u16) -> String {
 }
 
 async fn read(parts: &Parts, identity: &Identity) -> Result<BTreeSet<String>> {
-    let mut client = DependencyGraphClient::connect(parts.controller_url()).await?;
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(parts.root()?));
+    let endpoint = Endpoint::from_shared(parts.controller_url())?.tls_config(tls)?;
+    let mut client = DependencyGraphClient::new(endpoint.connect().await?);
     let mut request = tonic::Request::new(WatchRequest::default());
     let token = format!("Bearer {}", parts.secret());
     request

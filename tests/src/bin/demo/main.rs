@@ -1,13 +1,17 @@
-//! `make demo`: a plain sidecar beside a lazy one, on one machine, without Kubernetes or istiod.
+//! `make demo`: a plain sidecar beside two lazy ones, on one machine, without Kubernetes or istiod.
 //!
-//! The control plane is the embedded one; Envoy, the shim and the controller are the real programs, and every call goes
-//! through real interception. `story` tells what happens, in order; the other modules are its parts.
+//! The control plane is the embedded one; Envoy, the shim, the controller and the global proxy are the real programs, and
+//! every call goes through real interception. `story` tells what happens, in order, and `growing` its second act; the
+//! other modules are their parts.
 
 mod args;
+mod authority;
 mod bootstrap;
 mod calls;
 mod client;
+mod growing;
 mod learned;
+mod mesh;
 mod network;
 mod parts;
 mod process;

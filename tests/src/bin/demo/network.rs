@@ -2,7 +2,8 @@
 //! namespace per pod, with the interception of Istio.
 
 use crate::process::run;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use mesh_tests::embedded::listeners::{INBOUND_PORT, OUTBOUND_PORT};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use tokio::process::Command;
@@ -17,11 +18,15 @@ const GATEWAY: &str = "169.254.1.1";
 /// ordinary user has only one in a namespace of its own. The number is Istio's for its TPROXY mode.)
 pub(crate) const PROXY_MARK: u32 = 1337;
 
-/// Gives the machine its addresses.
+/// Whether what comes from one pod for another is passed on.
+const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+
+/// Gives the machine its addresses, and makes it the router between pods.
 ///
 /// # Errors
 /// When a right is missing.
 pub(crate) async fn set_up() -> Result<()> {
+    std::fs::write(FORWARDING, "1").context(FORWARDING)?;
     ip(&format!("address add {MACHINE}/32 dev lo")).await?;
     ip(&format!("route add local {ENDPOINTS} dev lo")).await
 }
@@ -36,12 +41,18 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
-    /// Makes the namespace of pod number `index`, wires it to the machine, and sends what leaves it through `port`.
+    /// The address of pod number `index`.
+    pub(crate) fn address(index: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 20, 1, index)
+    }
+
+    /// Makes the namespace of pod number `index`, wires it to the machine, and sends what leaves it through
+    /// `OUTBOUND_PORT`, and what comes through `INBOUND_PORT`.
     ///
     /// # Errors
     /// When a right is missing, or iptables.
-    pub(crate) async fn create(index: u8, name: &str, port: u16) -> Result<Self> {
-        let address = Ipv4Addr::new(10, 20, 1, index);
+    pub(crate) async fn create(index: u8, name: &str) -> Result<Self> {
+        let address = Self::address(index);
         let pod = Self {
             name: name.to_owned(),
             address,
@@ -64,10 +75,17 @@ impl Pod {
         ] {
             ip(&format!("-n {name} {inside}")).await?;
         }
-        let rule = format!(
-            "-t nat -A OUTPUT -p tcp ! -d 127.0.0.0/8 -m mark ! --mark {PROXY_MARK} -j REDIRECT --to-ports {port}"
-        );
-        run(pod.command("iptables").args(rule.split(' '))).await?;
+        for rule in [
+            // What Envoy hands to the pod's own program.
+            "OUTPUT -s 127.0.0.6/32 -j RETURN".to_owned(),
+            format!(
+                "OUTPUT -p tcp ! -d 127.0.0.0/8 -m mark ! --mark {PROXY_MARK} -j REDIRECT --to-ports {OUTBOUND_PORT}"
+            ),
+            format!("PREROUTING -p tcp -j REDIRECT --to-ports {INBOUND_PORT}"),
+        ] {
+            let rule = format!("-t nat -A {rule}");
+            run(pod.command("iptables").args(rule.split(' '))).await?;
+        }
         Ok(pod)
     }
 

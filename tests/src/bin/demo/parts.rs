@@ -1,12 +1,14 @@
-//! Lazymesh itself: the real controller on a folder of YAML, and the real shim.
+//! Lazymesh itself: the real controller on a folder of YAML, the real shim and the real global proxy.
 
 use crate::args::Args;
+use crate::authority::{Authority, ServerFiles};
 use crate::network::MACHINE;
 use crate::process::Process;
+use crate::sidecar::Place;
 use crate::wait::until;
 use anyhow::{Context, Result};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -15,15 +17,16 @@ use tokio::process::Command;
 const LIMIT: Duration = Duration::from_secs(20);
 const SHIM: SocketAddr = at(MACHINE, 15012);
 const SHIM_ADMIN: SocketAddr = at(Ipv4Addr::LOCALHOST, 15014);
-/// The controller does without TLS on loopback alone; the shim is its only caller.
-const CONTROLLER: SocketAddr = at(Ipv4Addr::LOCALHOST, 15020);
+const CONTROLLER: SocketAddr = at(MACHINE, 15020);
 const CONTROLLER_ADMIN: SocketAddr = at(Ipv4Addr::LOCALHOST, 15021);
+/// In its own pod.
+const GLOBAL_PROXY_ADMIN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 15023);
 
 const fn at(address: Ipv4Addr, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(address), port)
 }
 
-/// Where the two run, and what they share.
+/// Where they run, and what they share.
 #[derive(Debug)]
 pub(crate) struct Parts {
     args: Args,
@@ -32,36 +35,31 @@ pub(crate) struct Parts {
     token: PathBuf,
     /// What callers of the controller show.
     secret: String,
+    tls: ServerFiles,
 }
 
 impl Parts {
-    /// Makes the controller's folder, with `namespace` in mode on-demand, and the token.
+    /// Makes the controller's folder, empty, its certificate, and the token.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub(crate) fn prepare(args: &Args, dir: &std::path::Path, namespace: &str) -> Result<Self> {
+    pub(crate) fn prepare(args: &Args, dir: &Path, authority: &Authority) -> Result<Self> {
         // Kept after the run, to be looked at; what an earlier run learned goes.
         let store = args.out.join("store");
         if store.exists() {
             std::fs::remove_dir_all(&store).with_context(|| store.display().to_string())?;
         }
         std::fs::create_dir_all(&store).with_context(|| store.display().to_string())?;
-        let write = |file: PathBuf, text: &str| {
-            std::fs::write(&file, text).with_context(|| file.display().to_string())
-        };
-        let labelled = format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  labels:\n    lazymesh.dev/mode: on-demand\n"
-        );
-        write(store.join(format!("namespace-{namespace}.yaml")), &labelled)?;
         // Only to tell callers apart on this machine; it never leaves the sandbox.
         let secret = format!("demo-{}", std::process::id());
         let token = dir.join("token");
-        write(token.clone(), &secret)?;
+        std::fs::write(&token, &secret).with_context(|| token.display().to_string())?;
         Ok(Self {
             args: args.clone(),
             store,
             token,
             secret,
+            tls: authority.server(CONTROLLER.ip(), dir)?,
         })
     }
 
@@ -74,7 +72,9 @@ impl Parts {
         command
             .arg("--store")
             .arg(format!("file:{}", self.store.display()));
-        command.args(["--listen", &CONTROLLER.to_string(), "--plaintext"]);
+        command.args(["--listen", &CONTROLLER.to_string()]);
+        command.arg("--tls-cert").arg(&self.tls.certificate);
+        command.arg("--tls-key").arg(&self.tls.key);
         command
             .arg("--auth")
             .arg(format!("token-file={}", self.token.display()));
@@ -90,10 +90,40 @@ impl Parts {
         let mut command = Command::new(self.args.program("xds-shim")?);
         command.args(["--listen", &SHIM.to_string(), "--plaintext"]);
         command.args(["--upstream", &upstream.to_string(), "--upstream-plaintext"]);
-        command.args(["--controller", &self.controller_url()]);
-        command.arg("--controller-token").arg(&self.token);
+        self.of_controller(&mut command);
         command.args(["--admin-listen", &SHIM_ADMIN.to_string()]);
         self.start("xds-shim", command, SHIM).await
+    }
+
+    /// Starts the global proxy in its pod, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or does not get ready.
+    pub(crate) async fn global_proxy(&self, place: &Place) -> Result<Process> {
+        let mut command = place.command(&self.args.program("global-proxy")?);
+        self.of_controller(&mut command);
+        command.args(["--workers", "2"]);
+        let mut process = Process::spawn("global-proxy", command, &self.args.logs())?;
+        until("the global proxy to be ready", LIMIT, async || {
+            if let Err(error) = process.check() {
+                return Ok(Some(Err(error)));
+            }
+            let path = "/healthz/ready";
+            place
+                .client
+                .http(GLOBAL_PROXY_ADMIN, "localhost", path)
+                .await?;
+            Ok(Some(Ok(())))
+        })
+        .await??;
+        Ok(process)
+    }
+
+    /// The flags by which a part finds the controller.
+    fn of_controller(&self, command: &mut Command) {
+        command.args(["--controller", &self.controller_url()]);
+        command.arg("--controller-ca").arg(&self.tls.root);
+        command.arg("--controller-token").arg(&self.token);
     }
 
     /// Where sidecars find the shim.
@@ -103,7 +133,13 @@ impl Parts {
 
     /// Where the graph API is.
     pub(crate) fn controller_url(&self) -> String {
-        format!("http://{CONTROLLER}")
+        format!("https://{CONTROLLER}")
+    }
+
+    /// What its certificate is verified with, PEM.
+    pub(crate) fn root(&self) -> Result<String> {
+        let file = &self.tls.root;
+        std::fs::read_to_string(file).with_context(|| file.display().to_string())
     }
 
     /// What to show there.

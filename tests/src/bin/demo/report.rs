@@ -37,6 +37,16 @@ pub(crate) struct Report {
     pub(crate) later_call_ms: PerProtocol,
     pub(crate) learned: Vec<String>,
     pub(crate) warm_start_first_call_ms: f64,
+    pub(crate) sidecar: Growing,
+}
+
+/// A sidecar in mode `sidecar`, and calls through it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Growing {
+    #[serde(flatten)]
+    pub(crate) costs: Costs,
+    pub(crate) first_call_ms: PerProtocol,
+    pub(crate) later_call_ms: PerProtocol,
 }
 
 /// What no lazy sidecar exceeds, as a share of the plain one's.
@@ -106,6 +116,11 @@ mod tests {
             later_call_ms: times,
             learned: vec!["shop/client -> a:80".to_owned()],
             warm_start_first_call_ms: 3.0,
+            sidecar: Growing {
+                costs: costs(14, 16_000_000, 50_000),
+                first_call_ms: times,
+                later_call_ms: times,
+            },
         }
     }
 
@@ -146,6 +161,7 @@ mod tests {
             "later_call_ms",
             "learned",
             "warm_start_first_call_ms",
+            "sidecar",
         ];
         expected.sort_unstable();
         assert_eq!(keys(&value), expected);
@@ -164,5 +180,9 @@ mod tests {
             )
         );
         assert_eq!(keys(&value["first_call_ms"]), ["http", "tcp"]);
+        let mut growing = [&costs[..], &["first_call_ms", "later_call_ms"]].concat();
+        growing.sort_unstable();
+        assert_eq!(keys(&value["sidecar"]), growing);
+        assert_eq!(keys(&value["sidecar"]["first_call_ms"]), ["http", "tcp"]);
     }
 }

@@ -1,10 +1,10 @@
 //! What pilot-agent does for mTLS: a certificate for the workload, and the root, by SDS on a Unix socket.
 
+use crate::authority::Authority;
 use anyhow::{Context, Result};
 use futures::{StreamExt, stream::BoxStream};
 use mesh_tests::embedded::mtls::{ROOT_SECRET, WORKLOAD_SECRET};
 use prost::{Message, Name};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -21,10 +21,10 @@ use xds_shim::envoy::service::secret::v3::secret_discovery_service_server as sds
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub(crate) fn serve(dir: &Path, identity: &str) -> Result<PathBuf> {
+pub(crate) fn serve(dir: &Path, authority: &Authority, identity: &str) -> Result<PathBuf> {
     let path = dir.join("sds.sock");
     let listener = UnixListener::bind(&path).with_context(|| path.display().to_string())?;
-    let service = sds::SecretDiscoveryServiceServer::new(Secrets::issue(identity)?);
+    let service = sds::SecretDiscoveryServiceServer::new(Secrets::issue(authority, identity)?);
     let serving = tonic::transport::Server::builder()
         .add_service(service)
         .serve_with_incoming(UnixListenerStream::new(listener));
@@ -43,23 +43,15 @@ struct Secrets {
 }
 
 impl Secrets {
-    fn issue(identity: &str) -> Result<Self> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate()?;
-        let root = params.self_signed(&key)?.pem();
-        let issuer = Issuer::new(params, key);
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(identity.try_into()?)];
-        let key = KeyPair::generate()?;
-        let chain = params.signed_by(&key, &issuer)?.pem();
+    fn issue(authority: &Authority, identity: &str) -> Result<Self> {
+        let issued = authority.workload(identity)?;
         let certificate = tls::TlsCertificate {
-            certificate_chain: inline(&chain),
-            private_key: inline(&key.serialize_pem()),
+            certificate_chain: inline(&issued.certificate),
+            private_key: inline(&issued.key),
             ..Default::default()
         };
         let validation = tls::CertificateValidationContext {
-            trusted_ca: inline(&root),
+            trusted_ca: inline(&authority.root()),
             ..Default::default()
         };
         Ok(Self {

@@ -1,5 +1,6 @@
 //! A sidecar: Envoy in a pod, what it costs, and what it has.
 
+use crate::authority::Authority;
 use crate::bootstrap::{self, ADMIN_PORT, Identity};
 use crate::client::Client;
 use crate::network::Pod;
@@ -8,7 +9,6 @@ use crate::report::Costs;
 use crate::secrets;
 use crate::wait::until;
 use anyhow::{Context, Result, ensure};
-use mesh_tests::embedded::listeners::OUTBOUND_PORT;
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -40,8 +40,9 @@ impl Place {
         namespace: &str,
         workload: &str,
         dir: &Path,
+        authority: &Authority,
     ) -> Result<Self> {
-        let pod = Pod::create(index, &format!("{workload}-{namespace}"), OUTBOUND_PORT).await?;
+        let pod = Pod::create(index, &format!("{workload}-{namespace}")).await?;
         let identity = Identity {
             namespace: namespace.to_owned(),
             workload: workload.to_owned(),
@@ -51,11 +52,16 @@ impl Place {
         std::fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
         Ok(Self {
             client: Client::enter(&pod.path())?,
-            sds: secrets::serve(&dir, &identity.spiffe())?,
+            sds: secrets::serve(&dir, authority, &identity.spiffe())?,
             pod,
             identity,
             dir,
         })
+    }
+
+    /// A program in the pod, beside its sidecar.
+    pub(crate) fn command(&self, program: &Path) -> tokio::process::Command {
+        self.pod.command(program)
     }
 }
 
@@ -87,7 +93,9 @@ impl Sidecar {
         let config = bootstrap::bootstrap(&place.identity, discovery, &place.sds);
         let file = place.dir.join("bootstrap.json");
         std::fs::write(&file, config.to_string()).with_context(|| file.display().to_string())?;
-        let mut command = place.pod.command(envoy);
+        let mut command = place.command(envoy);
+        // As pilot-agent's own environment has it.
+        command.env("POD_NAME", place.identity.pod());
         command.arg("-c").arg(&file);
         command.args([
             "--concurrency",
@@ -164,6 +172,13 @@ impl Sidecar {
             .lines()
             .filter_map(|line| Some(line.split_once("::")?.0.to_owned()))
             .collect())
+    }
+
+    /// The names of the listeners it has.
+    pub(crate) async fn listener_names(&self) -> Result<BTreeSet<String>> {
+        let text = self.admin("/listeners").await?;
+        let names = text.lines().filter_map(|line| line.split_once("::"));
+        Ok(names.map(|(name, _)| name.to_owned()).collect())
     }
 
     /// Ends Envoy.

@@ -1,8 +1,11 @@
 //! What happens, in order.
 
 use crate::args::Args;
+use crate::authority::Authority;
 use crate::calls::{Targets, Times};
+use crate::growing;
 use crate::learned;
+use crate::mesh;
 use crate::network::{self, MACHINE};
 use crate::parts::Parts;
 use crate::report::{Costs, Report};
@@ -13,14 +16,16 @@ use crate::upstreams;
 use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::embedded::resources::{CDS, LDS};
 use mesh_tests::embedded::shape::outbound_cluster;
-use mesh_tests::embedded::{ControlPlane, MeshShape};
+use mesh_tests::embedded::{ControlPlane, Following, MeshShape};
 use mesh_tests::sandbox::Sandbox;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// The namespace that is in mode on-demand.
 const LAZY_NAMESPACE: &str = "shop";
-/// The namespace that is not.
+/// The namespace that is in mode sidecar.
+const GROWING_NAMESPACE: &str = "market";
+/// The namespace that is in neither.
 const PLAIN_NAMESPACE: &str = "plain";
 const WORKLOAD: &str = "client";
 const DISCOVERY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(MACHINE), 15010);
@@ -34,10 +39,11 @@ const SHOWN: usize = 4;
 pub(crate) async fn tell(args: &Args, sandbox: &Sandbox) -> Result<()> {
     let mut stage = Stage::set(args, sandbox).await?;
 
-    let place = stage.place(1, PLAIN_NAMESPACE).await?;
+    let place = stage.place(1, PLAIN_NAMESPACE, WORKLOAD).await?;
     let (sidecar, plain) = stage.plain_sidecar(&place).await?;
-    let lazy_place = stage.place(2, LAZY_NAMESPACE).await?;
-    let parts = Parts::prepare(args, sandbox.dir(), LAZY_NAMESPACE)?;
+    let lazy_place = stage.place(2, LAZY_NAMESPACE, WORKLOAD).await?;
+    let growing_place = stage.place(3, GROWING_NAMESPACE, WORKLOAD).await?;
+    let parts = stage.parts(&growing_place)?;
     let controller = parts.controller().await?;
     let shim = parts.shim(DISCOVERY).await?;
     let (lazy_sidecar, lazy) = stage.lazy_sidecar(&lazy_place, &parts).await?;
@@ -51,6 +57,9 @@ pub(crate) async fn tell(args: &Args, sandbox: &Sandbox) -> Result<()> {
     let shim = parts.shim(DISCOVERY).await?;
     let warm = stage.warm_start(&lazy_place, &parts).await?;
     shim.stop().await?;
+
+    let others = std::mem::take(&mut stage.others);
+    let growing = growing::tell(&mut stage, &parts, &plain, &others, &growing_place).await?;
     controller.stop().await?;
 
     let report = Report {
@@ -61,33 +70,45 @@ pub(crate) async fn tell(args: &Args, sandbox: &Sandbox) -> Result<()> {
         later_call_ms: later.medians(),
         learned,
         warm_start_first_call_ms: warm.medians().http,
+        sidecar: growing,
     };
     stage.end(&report, &plain_first, &plain_later)
 }
 
 /// The mesh that all of it happens in.
-struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     args: &'a Args,
     sandbox: &'a Sandbox,
-    screen: Screen,
-    plane: ControlPlane,
+    pub(crate) screen: Screen,
+    pub(crate) plane: ControlPlane,
+    authority: Authority,
     targets: Targets,
+    /// Those of act two.
+    others: Targets,
+    /// The control plane's look at the folder that the controller writes to, once there is one.
+    following: Option<Following>,
 }
 
 impl<'a> Stage<'a> {
     async fn set(args: &'a Args, sandbox: &'a Sandbox) -> Result<Self> {
         let mut screen = Screen::new();
         screen.plain(
-            "Lazymesh: the same workload with a plain and with a lazy sidecar, on this machine.",
+            "Lazymesh: the same workload with a plain sidecar and with lazy ones, on this machine.",
         );
         screen.step(&format!(
             "A mesh of {} services, from a control plane shaped like istiod",
             args.services
         ));
         network::set_up().await.context("the sandbox's network")?;
-        let shape = MeshShape::with_services(args.services).auto_mtls(true);
-        upstreams::start(&shape).await?;
+        let mut shape = MeshShape::with_services(args.services).auto_mtls(true);
         let targets = Targets::of(&shape);
+        let others = targets.others(&shape).with_sidecars();
+        let secured = others.services();
+        shape
+            .services
+            .extend(secured.map(|service| (service.host(), service.clone())));
+        let authority = Authority::new()?;
+        upstreams::start(&shape, &authority).await?;
         let plane = ControlPlane::start(DISCOVERY, shape).await?;
         let snapshot = plane.snapshot(LAZY_NAMESPACE);
         let count = |url| {
@@ -105,15 +126,32 @@ impl<'a> Stage<'a> {
             sandbox,
             screen,
             plane,
+            authority,
             targets,
+            others,
+            following: None,
         })
     }
 
-    async fn place(&self, index: u8, namespace: &str) -> Result<Place> {
-        let place = Place::create(index, namespace, WORKLOAD, self.sandbox.dir());
+    pub(crate) async fn place(&self, index: u8, namespace: &str, workload: &str) -> Result<Place> {
+        let (dir, authority) = (self.sandbox.dir(), &self.authority);
+        let place = Place::create(index, namespace, workload, dir, authority);
         place
             .await
-            .with_context(|| format!("the pod of {namespace}/{WORKLOAD}"))
+            .with_context(|| format!("the pod of {namespace}/{workload}"))
+    }
+
+    /// Lazymesh's own parts, with the mesh as documents in the controller's folder. `growing`: the pod in mode sidecar.
+    fn parts(&mut self, growing: &Place) -> Result<Parts> {
+        let parts = Parts::prepare(self.args, self.sandbox.dir(), &self.authority)?;
+        let modes = [
+            (LAZY_NAMESPACE, "on-demand"),
+            (GROWING_NAMESPACE, "sidecar"),
+        ];
+        mesh::write(&parts.store, &self.plane.shape(), &modes, &growing.identity)?;
+        let folder = mesh::folder(&parts.store);
+        self.following = Some(self.plane.follow(vec![folder]));
+        Ok(parts)
     }
 
     async fn start(&self, place: &Place, discovery: SocketAddr) -> Result<Sidecar> {
@@ -122,8 +160,17 @@ impl<'a> Stage<'a> {
         started
     }
 
-    /// Fails when an Envoy has rejected config; that is why it is not ready, then.
+    /// Starts a sidecar straight on the control plane.
+    pub(crate) async fn start_plain(&self, place: &Place) -> Result<Sidecar> {
+        self.start(place, DISCOVERY).await
+    }
+
+    /// Fails when an Envoy has rejected config, or the control plane does not understand what is written for it; that is
+    /// why something is not ready, then.
     fn expect_accepted(&self) -> Result<()> {
+        if let Some(fault) = self.following.as_ref().and_then(Following::fault) {
+            bail!("the control plane does not understand {fault}");
+        }
         let streams = self.plane.streams();
         let rejected = streams
             .iter()
@@ -151,7 +198,7 @@ impl<'a> Stage<'a> {
         Ok((sidecar, costs))
     }
 
-    async fn show(&self, sidecar: &Sidecar) -> Result<Costs> {
+    pub(crate) async fn show(&self, sidecar: &Sidecar) -> Result<Costs> {
         let costs = sidecar.costs().await?;
         self.screen.line(&format!(
             "ready in {:.0} ms with {} of config: {} clusters, {} listeners; heap {}, RSS {}",

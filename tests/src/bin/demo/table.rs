@@ -1,6 +1,6 @@
 //! The table at the end, and how figures are written.
 
-use crate::report::{PerProtocol, Report};
+use crate::report::{Costs, PerProtocol, Report};
 
 /// The table, a line each.
 #[allow(clippy::cast_precision_loss)] // for people, who do not read 2^53
@@ -9,80 +9,74 @@ pub(crate) fn lines(
     plain_first: PerProtocol,
     plain_later: PerProtocol,
 ) -> Vec<String> {
-    let (plain, lazy) = (&report.plain, &report.lazy);
-    let row = |name: &str, plain: String, lazy: String, share: String| {
-        format!("{name:<26}{plain:>12}{lazy:>12}{share:>10}")
+    let all = [&report.plain, &report.lazy, &report.sidecar.costs];
+    let figure = |name: &str, of: fn(&Costs) -> f64, shown: fn(f64) -> String| {
+        let share = |costs: &Costs| format!("{:.1} %", 100.0 * of(costs) / of(&report.plain));
+        let [plain, lazy, sidecar] = all.map(|costs| shown(of(costs)));
+        row(name, [plain, lazy, share(all[1]), sidecar, share(all[2])])
     };
-    let share = |plain: f64, lazy: f64| format!("{:.1} %", 100.0 * lazy / plain);
-    let bytes = |name: &str, plain: u64, lazy: u64| {
-        row(
-            name,
-            megabytes(plain),
-            megabytes(lazy),
-            share(plain as f64, lazy as f64),
-        )
+    let time = |name: &str, of: fn(&PerProtocol) -> f64, first: bool| {
+        let (growing, plain) = (
+            &report.sidecar,
+            if first { plain_first } else { plain_later },
+        );
+        let (lazy, sidecar) = if first {
+            (&report.first_call_ms, &growing.first_call_ms)
+        } else {
+            (&report.later_call_ms, &growing.later_call_ms)
+        };
+        let [plain, lazy, sidecar] = [&plain, lazy, sidecar].map(|times| milliseconds(of(times)));
+        row(name, [plain, lazy, String::new(), sidecar, String::new()])
     };
-    let time = |name: &str, plain: f64, lazy: f64| {
-        row(
-            name,
-            format!("{plain:.1} ms"),
-            format!("{lazy:.1} ms"),
-            String::new(),
-        )
-    };
+    let warm = milliseconds(report.warm_start_first_call_ms);
+    let none = String::new;
     vec![
         row(
             "",
-            "plain".to_owned(),
-            "lazy".to_owned(),
-            "share".to_owned(),
+            ["plain", "on-demand", "share", "sidecar", "share"].map(str::to_owned),
         ),
-        bytes("config received", plain.config_bytes, lazy.config_bytes),
-        row(
+        figure("config received", |costs| costs.config_bytes as f64, size),
+        figure(
             "clusters",
-            plain.clusters.to_string(),
-            lazy.clusters.to_string(),
-            share(plain.clusters as f64, lazy.clusters as f64),
+            |costs| costs.clusters as f64,
+            |count| format!("{count:.0}"),
         ),
-        bytes("Envoy heap", plain.heap_bytes, lazy.heap_bytes),
-        bytes("Envoy RSS", plain.rss_bytes, lazy.rss_bytes),
-        row(
+        figure("Envoy heap", |costs| costs.heap_bytes as f64, size),
+        figure("Envoy RSS", |costs| costs.rss_bytes as f64, size),
+        figure(
             "time to ready",
-            format!("{:.0} ms", plain.ready_ms),
-            format!("{:.0} ms", lazy.ready_ms),
-            share(plain.ready_ms, lazy.ready_ms),
+            |costs| costs.ready_ms,
+            |time| format!("{time:.0} ms"),
         ),
-        time(
-            "first HTTP call (median)",
-            plain_first.http,
-            report.first_call_ms.http,
-        ),
-        time(
-            "later HTTP call (median)",
-            plain_later.http,
-            report.later_call_ms.http,
-        ),
-        time(
-            "first TCP call (median)",
-            plain_first.tcp,
-            report.first_call_ms.tcp,
-        ),
-        time(
-            "later TCP call (median)",
-            plain_later.tcp,
-            report.later_call_ms.tcp,
-        ),
+        time("first HTTP call (median)", |times| times.http, true),
+        time("later HTTP call (median)", |times| times.http, false),
+        time("first TCP call (median)", |times| times.tcp, true),
+        time("later TCP call (median)", |times| times.tcp, false),
         row(
             "first call, warm start",
-            String::new(),
-            format!("{:.1} ms", report.warm_start_first_call_ms),
-            String::new(),
+            [none(), warm, none(), none(), none()],
         ),
     ]
 }
 
-/// `12.3 MB`, of a million bytes each.
+fn row(name: &str, [plain, lazy, share, sidecar, other]: [String; 5]) -> String {
+    let line = format!("{name:<26}{plain:>10}{lazy:>11}{share:>9}{sidecar:>10}{other:>9}");
+    line.trim_end().to_owned()
+}
+
+fn milliseconds(time: f64) -> String {
+    format!("{time:.1} ms")
+}
+
+/// `12.3 MB`, of a million bytes each, or kB below a tenth of one.
 #[allow(clippy::cast_precision_loss)] // for people
 pub(crate) fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
+    size(bytes as f64)
+}
+
+fn size(bytes: f64) -> String {
+    if bytes < 1e5 {
+        return format!("{:.1} kB", bytes / 1e3);
+    }
+    format!("{:.1} MB", bytes / 1e6)
 }
