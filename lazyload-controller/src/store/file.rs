@@ -4,7 +4,7 @@
 //! that no crash leaves half of one. Documents changed by hand are noticed within a poll. One process at a time may
 //! have the folder: it holds a lock on it.
 
-mod documents;
+pub(crate) mod documents;
 mod folder;
 
 #[cfg(test)]

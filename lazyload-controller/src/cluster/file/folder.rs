@@ -107,8 +107,8 @@ impl Folder {
         }
         let before = there.as_ref().map(|there| there.object.as_ref());
         stamp_with(&mut object, before, now);
-        let text = serde_yaml_ng::to_string(&object)
-            .map_err(|error| Fault::Refused(error.to_string()))?;
+        let text =
+            serde_yaml_ng::to_string(&object).map_err(|error| Fault::Refused(error.to_string()))?;
         match there {
             Some(there) => self.replace(&there, &text),
             None => self.create(kind, name, &text),

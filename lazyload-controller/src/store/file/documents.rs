@@ -19,7 +19,7 @@ pub(super) enum Document {
 }
 
 /// The texts between the `---` lines of a file.
-pub(super) fn split(text: &str) -> Vec<&str> {
+pub(crate) fn split(text: &str) -> Vec<&str> {
     let mut documents = Vec::new();
     let (mut start, mut at) = (0, 0);
     for line in text.split_inclusive('\n') {
@@ -35,7 +35,7 @@ pub(super) fn split(text: &str) -> Vec<&str> {
 }
 
 /// The file with its document `index`, as of [`split`], replaced.
-pub(super) fn replace(text: &str, index: usize, document: &str) -> String {
+pub(crate) fn replace(text: &str, index: usize, document: &str) -> String {
     let Some(old) = split(text).get(index).copied() else {
         return text.to_owned();
     };
