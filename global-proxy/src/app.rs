@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::config::Cli;
 use crate::metrics::Metrics;
-use crate::worker::{self, Settings};
+use crate::worker::{self, Listeners, Settings};
 
 /// Connections that wait to be accepted, per worker.
 const BACKLOG: u32 = 1024;
@@ -46,8 +46,9 @@ pub enum Error {
 /// A global proxy that has its ports.
 #[derive(Debug)]
 pub struct App {
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<Listeners>,
     address: SocketAddr,
+    tunnel_address: Option<SocketAddr>,
     admin: admin::Bound,
     settings: Settings,
     metrics: Metrics,
@@ -63,14 +64,19 @@ impl App {
         cli.check().map_err(Error::Flags)?;
         let registry = metrics::registry()?;
         let metrics = Metrics::new(&registry)?;
-        let listeners = listen(cli.listen, cli.worker_count()).map_err(|error| {
-            let text = format!("--listen {}: {error}", cli.listen);
-            Error::Bind(io::Error::new(error.kind(), text))
-        })?;
-        let address = match listeners.first() {
-            Some(first) => first.local_addr().map_err(Error::Bind)?,
-            None => cli.listen,
-        };
+        let workers = cli.worker_count();
+        let (http, address) = bind("--listen", cli.listen, workers)?;
+        let tunnels = cli.tunnel_address();
+        let tunnels = tunnels.map(|address| bind("--tunnel-listen", address, workers));
+        let (tunnels, tunnel_address) = tunnels.transpose()?.unzip();
+        let mut tunnels = tunnels.into_iter().flatten();
+        let listeners: Vec<_> = http
+            .into_iter()
+            .map(|http| Listeners {
+                http,
+                tunnels: tunnels.next(),
+            })
+            .collect();
         let name = "Lazymesh global-proxy";
         let mut admin = Admin::new(name, registry, Readiness::new(), drain.clone());
         if let Some(log) = log {
@@ -78,20 +84,23 @@ impl App {
         }
         let admin = admin.bind(cli.admin_listen).await.map_err(Error::Bind)?;
         let settings = cli.settings();
-        info!(%address, workers = listeners.len(), policy = ?settings.policy, "global proxy");
+        let tunnel = tunnel_address.map(tracing::field::display);
+        info!(%address, tunnel, workers = listeners.len(), policy = ?settings.policy, "global proxy");
         if settings.policy.is_none() {
             warn!("no policy is known: every request is refused (hint: --policy)");
         }
         let app = Self {
             listeners,
             address,
+            tunnel_address,
             admin,
             settings,
             metrics,
             drain,
         };
         if let Some(path) = &cli.port_file {
-            let ports = [("http", app.address()), ("admin", app.admin_address())];
+            let mut ports = vec![("http", app.address()), ("admin", app.admin_address())];
+            ports.extend(app.tunnel_address().map(|address| ("tunnel", address)));
             port_file::write(path, &ports).map_err(Error::PortFile)?;
         }
         Ok(app)
@@ -101,6 +110,12 @@ impl App {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where callers' tunnels arrive, if they may.
+    #[must_use]
+    pub fn tunnel_address(&self) -> Option<SocketAddr> {
+        self.tunnel_address
     }
 
     /// Where the admin port listens.
@@ -116,9 +131,9 @@ impl App {
     pub async fn run(self) -> Result<(), Error> {
         let mut tasks = Tasks::new(self.drain.clone());
         tasks.spawn_background("admin port", self.admin.serve());
-        for (number, listener) in self.listeners.into_iter().enumerate() {
+        for (number, listeners) in self.listeners.into_iter().enumerate() {
             let (metrics, drain) = (self.metrics.clone(), self.drain.clone());
-            let end = worker::start(number, listener, self.settings, metrics, drain)
+            let end = worker::start(number, listeners, self.settings, metrics, drain)
                 .map_err(Error::Worker)?;
             tasks.spawn(format!("worker {number}"), async move {
                 end.await
@@ -127,6 +142,23 @@ impl App {
         }
         Ok(tasks.run().await?)
     }
+}
+
+/// Binds the address of a flag, and says what it bound.
+fn bind(
+    flag: &str,
+    address: SocketAddr,
+    workers: usize,
+) -> Result<(Vec<std::net::TcpListener>, SocketAddr), Error> {
+    let listeners = listen(address, workers).map_err(|error| {
+        let text = format!("{flag} {address}: {error}");
+        Error::Bind(io::Error::new(error.kind(), text))
+    })?;
+    let bound = match listeners.first() {
+        Some(first) => first.local_addr().map_err(Error::Bind)?,
+        None => address,
+    };
+    Ok((listeners, bound))
 }
 
 /// One listener per worker, all on one port.

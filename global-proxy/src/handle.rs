@@ -14,24 +14,30 @@ use crate::incoming::incoming;
 use crate::location::location;
 use crate::refuse::{self, Refusal};
 use crate::relay::{Call, relay};
+use crate::serve::Via;
 use crate::shape::{BodySeen, Shape};
 use crate::validate;
 use crate::worker::Worker;
 
-/// Answers a request. `shed`: it came on a connection over the limit, and is refused.
+/// Answers a request.
 pub(crate) async fn handle(
     worker: Rc<Worker>,
-    shed: bool,
+    via: Via,
     request: Request<Body>,
 ) -> Result<Response<Relayed>, Infallible> {
     let shape = Shape::of(&request);
     let record = Rc::new(Record::new(worker.metrics.clone(), &request));
-    let answered = if shed {
+    let answered = if matches!(via, Via::Shed) {
         Err(Refusal::Overloaded("too many connections"))
     } else {
-        carry(&worker, shape, record.clone(), request).await
+        carry(&worker, &via, shape, record.clone(), request).await
     };
-    Ok(answered.unwrap_or_else(|refusal| refused(&refusal, shape, record)))
+    let mut answer = answered.unwrap_or_else(|refusal| refused(&refusal, shape, record));
+    let switches = shape.becomes_bytes() || answer.status().is_informational();
+    if via.is_learned() && shape.version != Version::HTTP_2 && !switches {
+        refuse::close(answer.headers_mut());
+    }
+    Ok(answer)
 }
 
 fn refused(refusal: &Refusal, shape: Shape, record: Rc<Record>) -> Response<Relayed> {
@@ -45,12 +51,16 @@ fn refused(refusal: &Refusal, shape: Shape, record: Rc<Record>) -> Response<Rela
 
 async fn carry(
     worker: &Rc<Worker>,
+    via: &Via,
     shape: Shape,
     record: Rc<Record>,
     request: Request<Body>,
 ) -> Result<Response<Relayed>, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let incoming = incoming(&mut parts.headers, worker.settings.trust)?;
+    let incoming = match via {
+        Via::Tunnel(origin) => origin.incoming(&mut parts.headers),
+        Via::Sidecar | Via::Shed => incoming(&mut parts.headers, worker.settings.trust)?,
+    };
     record.came(&incoming);
     let target = validate::target(
         &parts.method,

@@ -2,7 +2,8 @@
 //!
 //! What is done with a request is decided by pure, synchronous functions of values ([`incoming`], [`shape`],
 //! [`validate`], [`limits`], [`decide`] and what they use); sockets wrap them: a `worker` accepts, `serve` speaks HTTP
-//! to the caller, `handle` has the request judged, `relay` carries it over a connection of the `pool`.
+//! to the caller, `handle` has the request judged, `relay` carries it over a connection of the `pool`. What is no HTTP, or
+//! came by a port that the caller's Envoy does not know, comes in a `tunnel`.
 //!
 //! It only relays so far. [`decide`] knows redirects, and [`tries`] and [`location`] what they need, but nothing asks
 //! the lazyload controller yet, and without its word a redirect is never the decision.
@@ -28,6 +29,7 @@ mod relay;
 mod serve;
 pub mod shape;
 pub mod tries;
+mod tunnel;
 mod upgrade;
 pub mod validate;
 pub mod worker;

@@ -5,6 +5,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 
 use crate::access_log::Outcome;
 use crate::refuse::Refusal;
+use crate::tunnel;
 
 /// The metrics of a global proxy.
 #[derive(Clone, Debug)]
@@ -12,6 +13,11 @@ pub struct Metrics {
     exchanges: IntCounterVec,
     bytes_sent: IntCounter,
     bytes_received: IntCounter,
+    tunnels: IntCounterVec,
+    tunnel_sent: IntCounter,
+    tunnel_received: IntCounter,
+    /// Tunnels open now.
+    pub tunnels_open: IntGauge,
     /// Seconds from a request to the head of its answer.
     pub head_seconds: Histogram,
     /// Connections of callers open now.
@@ -59,6 +65,16 @@ impl Metrics {
                 exchanges.with_label_values(&[protocol, outcome]).inc_by(0);
             }
         }
+        let opts = Opts::new(
+            "lazymesh_proxy_tunnels_total",
+            "Tunnels, by what became of them; the requests in those of HTTP count as exchanges",
+        );
+        let tunnels = IntCounterVec::new(opts, &["outcome"])?;
+        registry.register(Box::new(tunnels.clone()))?;
+        let carried = tunnel::Outcome::CARRIED.map(tunnel::Outcome::as_str);
+        for outcome in carried.into_iter().chain(Refusal::REASONS) {
+            tunnels.with_label_values(&[outcome]).inc_by(0);
+        }
         let opts = HistogramOpts::new(
             "lazymesh_proxy_head_seconds",
             "Seconds from a request to the head of its answer",
@@ -72,6 +88,10 @@ impl Metrics {
             exchanges,
             bytes_sent: counter("request_bytes", "Bytes of request bodies")?,
             bytes_received: counter("response_bytes", "Bytes of response bodies")?,
+            tunnels,
+            tunnel_sent: counter("tunnel_sent_bytes", "Bytes of callers in tunnels")?,
+            tunnel_received: counter("tunnel_received_bytes", "Bytes of servers in tunnels")?,
+            tunnels_open: gauge("tunnels", "Tunnels open now")?,
             head_seconds,
             connections: gauge("connections", "Connections of callers open now")?,
             connections_shed: counter("connections_shed", "Connections turned away at once")?,
@@ -93,6 +113,12 @@ impl Metrics {
         self.exchanges.with_label_values(&[protocol, outcome]).inc();
         self.bytes_sent.inc_by(sent);
         self.bytes_received.inc_by(received);
+    }
+
+    pub(crate) fn tunnel(&self, outcome: &str, sent: u64, received: u64) {
+        self.tunnels.with_label_values(&[outcome]).inc();
+        self.tunnel_sent.inc_by(sent);
+        self.tunnel_received.inc_by(received);
     }
 }
 

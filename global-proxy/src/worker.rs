@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mesh_runtime::drain::Drain;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio::time::{interval, sleep};
@@ -18,7 +18,8 @@ use crate::incoming::Trust;
 use crate::limits::{Limiter, Limits, Permit};
 use crate::metrics::{Counted, Metrics};
 use crate::pool::Pool;
-use crate::serve::serve;
+use crate::serve::{Via, serve};
+use crate::tunnel;
 
 /// How often idle connections to servers are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -44,6 +45,15 @@ pub struct Settings {
     pub server_idle: Duration,
     /// How long a connection of a caller is kept without a request.
     pub caller_idle: Duration,
+    /// How long a tunnel is kept in which nothing moves.
+    pub tunnel_idle: Duration,
+}
+
+/// The sockets of one worker.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    pub(crate) http: std::net::TcpListener,
+    pub(crate) tunnels: Option<std::net::TcpListener>,
 }
 
 /// What the tasks of a worker share.
@@ -57,13 +67,30 @@ pub(crate) struct Worker {
     pub(crate) tasks: TaskTracker,
 }
 
+impl Worker {
+    pub(crate) fn new(settings: Settings, metrics: Metrics, drain: Drain) -> Rc<Self> {
+        Rc::new(Self {
+            settings,
+            limiter: Limiter::new(settings.limits),
+            pool: Pool::new(
+                settings.connect_timeout,
+                settings.server_idle,
+                metrics.clone(),
+            ),
+            metrics,
+            drain,
+            tasks: TaskTracker::new(),
+        })
+    }
+}
+
 /// Starts a worker's thread. The receiver hears how it ended; nothing, if it panicked.
 ///
 /// # Errors
 /// When there is no thread to be had.
 pub(crate) fn start(
     number: usize,
-    listener: std::net::TcpListener,
+    listeners: Listeners,
     settings: Settings,
     metrics: Metrics,
     drain: Drain,
@@ -77,7 +104,7 @@ pub(crate) fn start(
                 .build();
             let outcome = runtime.and_then(|runtime| {
                 let local = LocalSet::new();
-                runtime.block_on(local.run_until(run(listener, settings, metrics, drain)))
+                runtime.block_on(local.run_until(run(listeners, settings, metrics, drain)))
             });
             let _ = ended.send(outcome);
         })?;
@@ -85,24 +112,14 @@ pub(crate) fn start(
 }
 
 async fn run(
-    listener: std::net::TcpListener,
+    listeners: Listeners,
     settings: Settings,
     metrics: Metrics,
     drain: Drain,
 ) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    let worker = Rc::new(Worker {
-        settings,
-        limiter: Limiter::new(settings.limits),
-        pool: Pool::new(
-            settings.connect_timeout,
-            settings.server_idle,
-            metrics.clone(),
-        ),
-        metrics,
-        drain: drain.clone(),
-        tasks: TaskTracker::new(),
-    });
+    let listener = TcpListener::from_std(listeners.http)?;
+    let tunnels = listeners.tunnels.map(TcpListener::from_std).transpose()?;
+    let worker = Worker::new(settings, metrics, drain.clone());
     // Connections over the limit that are told so; beyond these, they are closed without a word.
     let shed = Limiter::new(Limits {
         connections: settings.limits.connections.div_ceil(8).max(16),
@@ -121,9 +138,16 @@ async fn run(
                     sleep(ACCEPT_RETRY).await;
                 }
             },
+            accepted = next(tunnels.as_ref()) => match accepted {
+                Ok(stream) => accept_tunnel(&worker, stream),
+                Err(error) => {
+                    warn!(%error, "cannot accept a tunnel");
+                    sleep(ACCEPT_RETRY).await;
+                }
+            },
         }
     }
-    drop(listener);
+    drop((listener, tunnels));
     worker.tasks.close();
     tokio::select! {
         () = worker.tasks.wait() => {}
@@ -132,7 +156,29 @@ async fn run(
     Ok(())
 }
 
-fn accept(worker: &Rc<Worker>, shed: &Limiter, stream: tokio::net::TcpStream) {
+/// The next connection; none comes without a listener.
+async fn next(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
+    match listener {
+        Some(listener) => Ok(listener.accept().await?.0),
+        None => std::future::pending().await,
+    }
+}
+
+/// Over the limit it is closed without a word: what is in it need not be HTTP.
+fn accept_tunnel(worker: &Rc<Worker>, stream: TcpStream) {
+    let Ok(permit) = worker.limiter.connection() else {
+        worker.metrics.connections_shed.inc();
+        return;
+    };
+    let counted = Counted::new(&worker.metrics.connections);
+    let of_task = worker.clone();
+    worker.tasks.spawn_local(async move {
+        let _held: (Permit, Counted) = (permit, counted);
+        tunnel::serve(of_task, stream).await;
+    });
+}
+
+fn accept(worker: &Rc<Worker>, shed: &Limiter, stream: TcpStream) {
     let admitted = worker.limiter.connection();
     let over = admitted.is_err();
     if over {
@@ -145,6 +191,7 @@ fn accept(worker: &Rc<Worker>, shed: &Limiter, stream: tokio::net::TcpStream) {
     let of_task = worker.clone();
     worker.tasks.spawn_local(async move {
         let _held: (Permit, Counted) = (permit, counted);
-        serve(of_task, stream, over).await;
+        let via = if over { Via::Shed } else { Via::Sidecar };
+        serve(of_task, stream, via).await;
     });
 }

@@ -11,5 +11,6 @@ mod protocols;
 mod retry;
 mod rfc;
 mod support;
+mod tunnels;
 mod untouched;
 mod upgrades;

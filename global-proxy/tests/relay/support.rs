@@ -47,6 +47,7 @@ pub(crate) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 /// A running global proxy.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    pub(crate) tunnel: SocketAddr,
     admin: SocketAddr,
     pub(crate) drain: Drain,
     pub(crate) running: tokio::task::JoinHandle<()>,
@@ -60,6 +61,7 @@ impl Proxy {
             "--policy=relay-only",
             "--workers=1",
             "--listen=127.0.0.1:0",
+            "--tunnel-listen=127.0.0.1:0",
             "--admin-listen=127.0.0.1:0",
         ];
         Self::with(&[&base, flags].concat()).await
@@ -70,9 +72,11 @@ impl Proxy {
         let drain = Drain::new(cli.drain);
         let app = App::bind(&cli, None, drain.clone()).await.unwrap();
         let (address, admin) = (app.address(), app.admin_address());
+        let tunnel = app.tunnel_address().unwrap();
         let running = tokio::spawn(async move { app.run().await.unwrap() });
         Self {
             address,
+            tunnel,
             admin,
             drain,
             running,
@@ -111,6 +115,11 @@ impl Proxy {
         let name = format!(
             "lazymesh_proxy_exchanges_total{{outcome=\"{outcome}\",protocol=\"{protocol}\"}}"
         );
+        self.metric(&name).await
+    }
+
+    pub(crate) async fn tunnels(&self, outcome: &str) -> f64 {
+        let name = format!("lazymesh_proxy_tunnels_total{{outcome=\"{outcome}\"}}");
         self.metric(&name).await
     }
 }
