@@ -7,6 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
@@ -27,8 +28,7 @@ use crate::refuse::Refusal;
 use crate::serve;
 use crate::worker::Worker;
 
-/// A connection to a server. Dropped before both sides have closed theirs, it breaks: the server must not take what it
-/// has got for all there is.
+/// A connection to a server.
 struct Server {
     stream: TcpStream,
     _counted: Counted,
@@ -37,7 +37,6 @@ struct Server {
 impl Server {
     fn new(stream: TcpStream, worker: &Worker) -> Self {
         worker.metrics.dials.inc();
-        breaks_on_close(&stream, true);
         Self {
             stream,
             _counted: Counted::new(&worker.metrics.upstream_connections),
@@ -100,12 +99,10 @@ pub(super) async fn carry<E: End>(
     }
 }
 
-async fn relay<E: End>(
-    caller: &mut E,
-    mut server: Server,
-    record: &Record,
-    idle: std::time::Duration,
-) {
+async fn relay<E: End>(caller: &mut E, mut server: Server, record: &Record, idle: Duration) {
+    // Dropped before both sides have closed theirs, also by the end of a drain, it breaks: the server must not take what
+    // it has got for all there is.
+    breaks_on_close(&server.stream, true);
     match pump(caller, &mut server.stream, &record.moved, idle).await {
         Outcome::Relayed => {
             breaks_on_close(&server.stream, false);

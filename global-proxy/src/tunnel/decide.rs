@@ -9,9 +9,10 @@ use crate::accepted::Spoken;
 use crate::decide::Policy;
 use crate::refuse::Refusal;
 
-/// How long what begins as HTTP may take to show it, once it has begun; and what cannot be relayed, to show that it is
-/// HTTP, which can be told why.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(200);
+/// How long what begins as HTTP may take to show it, once it has begun. A server may be waited for meanwhile.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// How long what cannot be relayed may take to show that it is HTTP, which can be told why. Nobody is waited for.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// What a decision is made of.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +58,8 @@ pub(crate) fn barred(policy: Option<Policy>, namespace: &str) -> Option<Refusal>
 
 /// What to do now.
 pub(crate) fn step(now: &Situation<'_>) -> Step {
-    let left = PATIENCE.checked_sub(now.waited);
+    let patience = now.barred.map_or(PATIENCE, |_| LAST_WORD);
+    let left = patience.checked_sub(now.waited);
     let left = left.filter(|left| !left.is_zero());
     match (now.sniffed, now.barred) {
         (Sniffed::Http(spoken), _) => Step::Http(spoken),
@@ -158,7 +160,7 @@ mod tests {
             barred: Some(&why),
             ..NOW
         };
-        assert_eq!(step(&silent), Step::Wait(Some(PATIENCE)));
+        assert_eq!(step(&silent), Step::Wait(Some(LAST_WORD)));
         let bytes = Situation {
             sniffed: Sniffed::Bytes,
             begun: true,
@@ -166,7 +168,7 @@ mod tests {
         };
         assert_eq!(step(&bytes), refused);
         let late = Situation {
-            waited: PATIENCE,
+            waited: LAST_WORD,
             ..silent
         };
         assert_eq!(step(&late), refused);

@@ -47,7 +47,7 @@ pub(crate) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 /// A running global proxy.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
-    pub(crate) tunnel: SocketAddr,
+    tunnel: Option<SocketAddr>,
     admin: SocketAddr,
     pub(crate) drain: Drain,
     pub(crate) running: tokio::task::JoinHandle<()>,
@@ -72,7 +72,7 @@ impl Proxy {
         let drain = Drain::new(cli.drain);
         let app = App::bind(&cli, None, drain.clone()).await.unwrap();
         let (address, admin) = (app.address(), app.admin_address());
-        let tunnel = app.tunnel_address().unwrap();
+        let tunnel = app.tunnel_address();
         let running = tokio::spawn(async move { app.run().await.unwrap() });
         Self {
             address,
@@ -81,6 +81,11 @@ impl Proxy {
             drain,
             running,
         }
+    }
+
+    /// Where its tunnels arrive.
+    pub(crate) fn tunnel(&self) -> SocketAddr {
+        self.tunnel.expect("it takes tunnels")
     }
 
     pub(crate) async fn connect(&self) -> Raw {

@@ -30,6 +30,8 @@ fn outer(caller: &str) -> String {
 /// A connection in the outer tunnel.
 async fn wrapped(proxy: SocketAddr, caller: &str) -> Raw {
     let mut raw = Raw(TcpStream::connect(proxy).await.unwrap());
+    // As Envoy does.
+    raw.0.set_nodelay(true).unwrap();
     raw.send(&outer(caller)).await;
     assert_eq!(raw.head().await, "HTTP/1.1 200 OK\r\n\r\n");
     raw

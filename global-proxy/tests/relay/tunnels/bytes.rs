@@ -1,6 +1,7 @@
 //! What is not HTTP goes through as it is, whoever speaks first.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
@@ -20,7 +21,7 @@ async fn the_server_may_speak_first() {
     })
     .await;
     let proxy = Proxy::start(&[]).await;
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     let mut tunnel = tunnels.open(server.address).await.unwrap();
     assert_eq!(tunnel.down.exactly(11).await, "220 ready\r\n");
     tunnel.up.write(b"EHLO client\r\n").await.unwrap();
@@ -41,7 +42,7 @@ async fn the_server_may_speak_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_may_speak_first() {
     let (proxy, server) = (Proxy::start(&[]).await, echo().await);
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     // A TLS hello, a line of Redis, and what begins as HTTP and stays unfinished.
     for said in [
         "\x16\x03\x01\x02",
@@ -72,7 +73,7 @@ async fn both_may_be_silent_for_long() {
     })
     .await;
     let proxy = Proxy::start(&[]).await;
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     let mut tunnel = tunnels.open(server.address).await.unwrap();
     let early = timeout(A_WHILE, tunnel.down.0.data()).await;
     assert!(early.is_err(), "{early:?}");
@@ -90,7 +91,7 @@ async fn the_client_may_close_first() {
     })
     .await;
     let proxy = Proxy::start(&[]).await;
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     let mut tunnel = tunnels.open(server.address).await.unwrap();
     soon(tunnel.up.write(&vec![7; MEGABYTE])).await.unwrap();
     tunnel.up.end();
@@ -121,7 +122,7 @@ async fn the_server_may_close_first() {
     })
     .await;
     let proxy = Proxy::start(&[]).await;
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     let mut tunnel = tunnels.open(server.address).await.unwrap();
     assert_eq!(tunnel.down.text().await, "done");
     soon(tunnel.up.write(&vec![7; MEGABYTE])).await.unwrap();
@@ -144,7 +145,7 @@ async fn what_stalls_stalls_nothing_else() {
         Server::raw(|mut raw, _| async move { while raw.0.write_all(&[0; 4096]).await.is_ok() {} })
             .await;
     let (proxy, server) = (Proxy::start(&[]).await, echo().await);
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     let mut stuck = Vec::new();
     for _ in 0..40 {
         let mut unread = tunnels.open(deaf.address).await.unwrap();
@@ -171,7 +172,7 @@ async fn what_stalls_stalls_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn over_http1_a_connection_is_one_tunnel() {
     let (proxy, server) = (Proxy::start(&[]).await, echo().await);
-    let mut raw = wrapped(proxy.tunnel, CALLER).await;
+    let mut raw = wrapped(proxy.tunnel(), CALLER).await;
     let to = server.address;
     raw.send(&format!(
         "CONNECT {to} HTTP/1.1\r\nhost: {to}\r\nx-lazymesh-pod: a\r\n\r\n"
@@ -191,7 +192,11 @@ async fn over_http1_a_connection_is_one_tunnel() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_with_the_heads_is_not_lost() {
     let (proxy, server) = (Proxy::start(&[]).await, echo().await);
-    let mut raw = crate::support::Raw(tokio::net::TcpStream::connect(proxy.tunnel).await.unwrap());
+    let mut raw = crate::support::Raw(
+        tokio::net::TcpStream::connect(proxy.tunnel())
+            .await
+            .unwrap(),
+    );
     let to = server.address;
     let inner = format!("CONNECT {to} HTTP/1.1\r\nhost: {to}\r\n\r\n\0early");
     raw.send(&(super::outer(CALLER) + &inner)).await;
@@ -209,13 +214,13 @@ async fn nothing_moves_for_too_long() {
         std::future::pending::<()>().await;
     })
     .await;
-    let proxy = Proxy::start(&["--tunnel-idle=300ms"]).await;
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let proxy = Proxy::start(&["--tunnel-idle=1s"]).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     let mut talking = tunnels.open(server.address).await.unwrap();
     assert_eq!(talking.down.exactly(5).await, "hello");
-    assert_eq!(talking.down.broken().await, h2::Reason::CONNECT_ERROR);
     let deaf = echo().await;
     let Tunnel { mut down, up: _up } = tunnels.open(deaf.address).await.unwrap();
+    assert_eq!(talking.down.broken().await, h2::Reason::CONNECT_ERROR);
     assert_eq!(down.broken().await, h2::Reason::CONNECT_ERROR);
     until("both are counted", async || {
         proxy.tunnels("idle").await == 2.0
@@ -223,8 +228,8 @@ async fn nothing_moves_for_too_long() {
     .await;
     // What moves now and then stays.
     let mut busy = tunnels.open(deaf.address).await.unwrap();
-    for _ in 0..4 {
-        sleep(A_WHILE / 4).await;
+    for _ in 0..5 {
+        sleep(Duration::from_millis(250)).await;
         busy.up.write(b"\0").await.unwrap();
         busy.down.exactly(1).await;
     }

@@ -30,7 +30,7 @@ async fn listening() -> (Server, mpsc::Receiver<Result<String, ErrorKind>>) {
 async fn a_client_that_breaks_is_no_client_that_ends() {
     let (server, mut heard) = listening().await;
     let proxy = Proxy::start(&[]).await;
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     let mut broken = tunnels.open(server.address).await.unwrap();
     broken.down.exactly(5).await;
     broken.up.reset();
@@ -77,7 +77,7 @@ async fn a_client_that_breaks_after_its_end_breaks() {
     })
     .await;
     let proxy = Proxy::start(&[]).await;
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     let mut tunnel = tunnels.open(server.address).await.unwrap();
     tunnel.up.write(b"\0all").await.unwrap();
     tunnel.up.end();
@@ -101,7 +101,7 @@ async fn a_server_that_breaks_is_no_server_that_ends() {
     })
     .await;
     let proxy = Proxy::start(&[]).await;
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     let mut tunnel = tunnels.open(server.address).await.unwrap();
     tunnel.down.exactly(5).await;
     tunnel.up.write(b"\0go").await.unwrap();
@@ -115,7 +115,7 @@ async fn a_server_that_breaks_is_no_server_that_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_lets_tunnels_go_on() {
     let (proxy, server) = (Proxy::start(&[]).await, echo().await);
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     let mut tunnel = tunnels.open(server.address).await.unwrap();
     tunnel.up.write(b"\0one").await.unwrap();
     tunnel.down.exactly(4).await;
@@ -126,7 +126,11 @@ async fn a_drain_lets_tunnels_go_on() {
         soon(ready).await.is_err()
     })
     .await;
-    assert!(tokio::net::TcpStream::connect(proxy.tunnel).await.is_err());
+    assert!(
+        tokio::net::TcpStream::connect(proxy.tunnel())
+            .await
+            .is_err()
+    );
     tunnel.up.write(b"\0two").await.unwrap();
     assert_eq!(tunnel.down.exactly(4).await, "\0two");
     tunnel.up.end();
@@ -139,7 +143,7 @@ async fn a_drain_lets_tunnels_go_on() {
 async fn at_the_end_of_a_drain_both_sides_break() {
     let (server, mut heard) = listening().await;
     let proxy = Proxy::start(&["--drain=300ms"]).await;
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     let mut tunnel = tunnels.open(server.address).await.unwrap();
     tunnel.down.exactly(5).await;
     proxy.drain.start();

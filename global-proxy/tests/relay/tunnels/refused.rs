@@ -34,7 +34,7 @@ async fn what_may_not_be_relayed_is_not() {
         (&["--no-sidecar"], "policy_unknown", "\"shop\""),
     ] {
         let proxy = with(flags).await;
-        let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+        let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
         let mut said = tunnels.open(server.address).await.unwrap();
         said.up.write(b"\x16\x03\x01").await.unwrap();
         assert_eq!(said.down.broken().await, h2::Reason::CONNECT_ERROR);
@@ -93,7 +93,7 @@ async fn bad_heads_of_the_outer_tunnel() {
             "403",
         ),
     ] {
-        let mut raw = Raw(TcpStream::connect(proxy.tunnel).await.unwrap());
+        let mut raw = Raw(TcpStream::connect(proxy.tunnel()).await.unwrap());
         raw.send(&head).await;
         let answer = raw.head().await;
         assert!(
@@ -103,7 +103,7 @@ async fn bad_heads_of_the_outer_tunnel() {
         assert!(answer.contains("connection: close\r\n"), "{answer}");
     }
     // What ends before its head does is closed without a word.
-    let mut raw = Raw(TcpStream::connect(proxy.tunnel).await.unwrap());
+    let mut raw = Raw(TcpStream::connect(proxy.tunnel()).await.unwrap());
     raw.send("CONNECT a:1 HT").await;
     raw.0.shutdown().await.unwrap();
     assert_eq!(raw.rest().await, "");
@@ -119,7 +119,7 @@ async fn bad_heads_of_the_outer_tunnel() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_nothing_is_carried_to() {
     let proxy = with(&["--policy=relay-only"]).await;
-    let mut tunnels = Tunnels::connect(proxy.tunnel).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
     for (to, status, says) in [
         ("127.0.0.1:15000", 403, "not an address"),
         ("[::1]:15000", 403, "not an address"),
@@ -132,7 +132,7 @@ async fn where_nothing_is_carried_to() {
         };
         assert_eq!(said.as_u16(), status, "{to}: {body}");
         assert!(body.contains(says), "{to}: {body}");
-        let mut raw = wrapped(proxy.tunnel, CALLER).await;
+        let mut raw = wrapped(proxy.tunnel(), CALLER).await;
         raw.send(&format!("CONNECT {to} HTTP/1.1\r\nhost: {to}\r\n\r\n"))
             .await;
         let answer = raw.rest().await;
@@ -157,7 +157,7 @@ async fn where_nothing_is_carried_to() {
 async fn over_the_limits() {
     let server = echo().await;
     let proxy = Proxy::start(&["--max-streams=10", "--max-share=0.6", "--max-connections=3"]).await;
-    let mut greedy = Tunnels::connect(proxy.tunnel).await;
+    let mut greedy = Tunnels::connect(proxy.tunnel()).await;
     let mut open = Vec::new();
     for _ in 0..6 {
         open.push(greedy.open(server.address).await.unwrap());
@@ -168,7 +168,7 @@ async fn over_the_limits() {
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(body.contains("share"), "{body}");
     let modest = "spiffe://cluster.local/ns/shop/sa/modest";
-    let mut modest = Tunnels::of(proxy.tunnel, modest).await;
+    let mut modest = Tunnels::of(proxy.tunnel(), modest).await;
     let mut tunnel = modest.open(server.address).await.unwrap();
     tunnel.up.write(b"\0ok").await.unwrap();
     assert_eq!(tunnel.down.exactly(3).await, "\0ok");
@@ -183,7 +183,7 @@ async fn over_the_limits() {
         proxy.metric("lazymesh_proxy_connections").await == 3.0
     })
     .await;
-    let mut fourth = Raw(TcpStream::connect(proxy.tunnel).await.unwrap());
+    let mut fourth = Raw(TcpStream::connect(proxy.tunnel()).await.unwrap());
     assert_eq!(fourth.rest().await, "", "it is closed at once");
     assert_eq!(
         proxy.metric("lazymesh_proxy_connections_shed_total").await,
