@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::config::Cli;
 use crate::graph::Graph;
 use crate::metrics::Metrics;
-use crate::worker::{self, Settings};
+use crate::worker::{self, Listeners, Settings};
 
 /// Connections that wait to be accepted, per worker.
 const BACKLOG: u32 = 1024;
@@ -52,8 +52,9 @@ pub enum Error {
 /// A global proxy that has its ports.
 #[derive(Debug)]
 pub struct App {
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<Listeners>,
     address: SocketAddr,
+    tunnel_address: Option<SocketAddr>,
     admin: admin::Bound,
     settings: Settings,
     graph: Option<(Graph, Controller)>,
@@ -71,14 +72,19 @@ impl App {
         cli.check().map_err(Error::Flags)?;
         let registry = metrics::registry()?;
         let metrics = Metrics::new(&registry)?;
-        let listeners = listen(cli.listen, cli.worker_count()).map_err(|error| {
-            let text = format!("--listen {}: {error}", cli.listen);
-            Error::Bind(io::Error::new(error.kind(), text))
-        })?;
-        let address = match listeners.first() {
-            Some(first) => first.local_addr().map_err(Error::Bind)?,
-            None => cli.listen,
-        };
+        let workers = cli.worker_count();
+        let (http, address) = bind("--listen", cli.listen, workers)?;
+        let tunnels = cli.tunnel_address();
+        let tunnels = tunnels.map(|address| bind("--tunnel-listen", address, workers));
+        let (tunnels, tunnel_address) = tunnels.transpose()?.unzip();
+        let mut tunnels = tunnels.into_iter().flatten();
+        let listeners: Vec<_> = http
+            .into_iter()
+            .map(|http| Listeners {
+                http,
+                tunnels: tunnels.next(),
+            })
+            .collect();
         let graph = graph(cli, &metrics)?;
         let name = "Lazymesh global-proxy";
         let readiness = Readiness::new();
@@ -88,13 +94,15 @@ impl App {
         }
         let admin = admin.bind(cli.admin_listen).await.map_err(Error::Bind)?;
         let settings = cli.settings();
-        info!(%address, workers = listeners.len(), policy = ?settings.policy, controller = cli.controller, "global proxy");
+        let tunnel = tunnel_address.map(tracing::field::display);
+        info!(%address, tunnel, workers = listeners.len(), policy = ?settings.policy, controller = cli.controller, "global proxy");
         if settings.policy.is_none() && graph.is_none() {
             warn!("no policy is known: every request is refused (hint: --controller or --policy)");
         }
         let app = Self {
             listeners,
             address,
+            tunnel_address,
             admin,
             settings,
             graph,
@@ -103,7 +111,8 @@ impl App {
             drain,
         };
         if let Some(path) = &cli.port_file {
-            let ports = [("http", app.address()), ("admin", app.admin_address())];
+            let mut ports = vec![("http", app.address()), ("admin", app.admin_address())];
+            ports.extend(app.tunnel_address().map(|address| ("tunnel", address)));
             port_file::write(path, &ports).map_err(Error::PortFile)?;
         }
         Ok(app)
@@ -113,6 +122,12 @@ impl App {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where callers' tunnels arrive, if they may.
+    #[must_use]
+    pub fn tunnel_address(&self) -> Option<SocketAddr> {
+        self.tunnel_address
     }
 
     /// Where the admin port listens.
@@ -132,10 +147,10 @@ impl App {
         if let Some((graph, controller)) = self.graph {
             follow(&mut tasks, &self.readiness, graph, controller);
         }
-        for (number, listener) in self.listeners.into_iter().enumerate() {
+        for (number, listeners) in self.listeners.into_iter().enumerate() {
             let (metrics, drain) = (self.metrics.clone(), self.drain.clone());
             let (settings, graph) = (self.settings, graph.clone());
-            let end = worker::start(number, listener, settings, graph, metrics, drain)
+            let end = worker::start(number, listeners, settings, graph, metrics, drain)
                 .map_err(Error::Worker)?;
             tasks.spawn(format!("worker {number}"), async move {
                 end.await
@@ -173,6 +188,23 @@ fn follow(tasks: &mut Tasks, readiness: &Readiness, graph: Graph, controller: Co
         ready.mark_ready();
         Ok::<(), Infallible>(())
     });
+}
+
+/// Binds the address of a flag, and says what it bound.
+fn bind(
+    flag: &str,
+    address: SocketAddr,
+    workers: usize,
+) -> Result<(Vec<std::net::TcpListener>, SocketAddr), Error> {
+    let listeners = listen(address, workers).map_err(|error| {
+        let text = format!("{flag} {address}: {error}");
+        Error::Bind(io::Error::new(error.kind(), text))
+    })?;
+    let bound = match listeners.first() {
+        Some(first) => first.local_addr().map_err(Error::Bind)?,
+        None => address,
+    };
+    Ok((listeners, bound))
 }
 
 /// One listener per worker, all on one port.

@@ -21,7 +21,7 @@ use crate::worker::Settings;
 const BODY: usize = 60_000;
 const _: () = assert!(BODY < fallback::MAX_BODY as usize);
 
-/// Carries to their destinations the HTTP requests that a trimmed sidecar sends here.
+/// Carries to their destinations the requests and connections that a trimmed sidecar sends here.
 ///
 /// It runs behind its own Istio sidecar with full config and STRICT mutual TLS. A request must name its verified
 /// caller (x-forwarded-client-cert, from that sidecar) and where it was going (x-lazymesh-original-dst, from the
@@ -29,7 +29,8 @@ const _: () = assert!(BODY < fallback::MAX_BODY as usize);
 /// to have the service it is answered with a redirect that the caller's own Envoy follows; what cannot be redirected is
 /// relayed under the global proxy's own identity, or refused, as the caller's namespace allows.
 ///
-/// TCP is not there yet.
+/// Connections come in tunnels that name both in the heads of CONNECT (x-lazymesh-caller, again from the sidecar). They are
+/// relayed or refused: nothing can redirect them.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "global-proxy", version)]
 pub struct Cli {
@@ -41,6 +42,9 @@ pub struct Cli {
         value_name = "ADDRESS"
     )]
     pub listen: SocketAddr,
+    /// Where tunnels of callers arrive [default: 0.0.0.0:15081; none with --no-sidecar]
+    #[arg(long, env = "LAZYMESH_TUNNEL_LISTEN", value_name = "ADDRESS")]
+    pub tunnel_listen: Option<SocketAddr>,
     /// Where health, metrics and admin pages are served
     #[arg(
         long,
@@ -116,11 +120,14 @@ pub struct Cli {
     /// How long a connection of a caller is kept without a request; Envoy closes its own after an hour
     #[arg(long, env = "LAZYMESH_CALLER_IDLE", default_value = "2h", value_name = "DURATION", value_parser = time, help_heading = "Limits")]
     pub caller_idle: Duration,
+    /// How long a tunnel is kept in which nothing moves; Envoy closes its own after an hour
+    #[arg(long, env = "LAZYMESH_TUNNEL_IDLE", default_value = "1h", value_name = "DURATION", value_parser = time, help_heading = "Limits")]
+    pub tunnel_idle: Duration,
 
     /// How long what is under way may take to end after SIGTERM
     #[arg(long, env = "LAZYMESH_DRAIN", default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Operation")]
     pub drain: Duration,
-    /// Write the bound ports there as JSON, {"http":..,"admin":..}: for tests with port 0
+    /// Write the bound ports there as JSON, {"http":..,"admin":..,"tunnel":..}: for tests with port 0
     #[arg(long, value_name = "FILE", help_heading = "Operation")]
     pub port_file: Option<PathBuf>,
     #[command(flatten)]
@@ -143,12 +150,19 @@ impl Cli {
     /// # Errors
     /// What does not go together, and what to do about it.
     pub fn check(&self) -> Result<(), String> {
-        if self.no_sidecar && !self.listen.ip().is_loopback() {
-            return Err(format!(
-                "--no-sidecar believes anyone, so --listen must be a loopback address, not {} \
-                 (hint: --listen 127.0.0.1:15080)",
-                self.listen
-            ));
+        let listens = [
+            ("--listen", Some(self.listen), "127.0.0.1:15080"),
+            ("--tunnel-listen", self.tunnel_listen, "127.0.0.1:15081"),
+        ];
+        for (flag, address, good) in listens {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback())
+                && self.no_sidecar
+            {
+                return Err(format!(
+                    "--no-sidecar believes anyone, so {flag} must be a loopback address, not {address} \
+                     (hint: {flag} {good})"
+                ));
+            }
         }
         if let Some(controller) = &self.controller
             && !loopback_or_tls(controller)
@@ -159,6 +173,14 @@ impl Cli {
             ));
         }
         Ok(())
+    }
+
+    /// Where tunnels arrive, if they may.
+    #[must_use]
+    pub fn tunnel_address(&self) -> Option<SocketAddr> {
+        let usual = SocketAddr::from(([0, 0, 0, 0], 15081));
+        self.tunnel_listen
+            .or_else(|| (!self.no_sidecar).then_some(usual))
     }
 
     /// The number of workers.
@@ -197,6 +219,7 @@ impl Cli {
             connect_timeout: self.connect_timeout,
             server_idle: self.idle,
             caller_idle: self.caller_idle,
+            tunnel_idle: self.tunnel_idle,
         }
     }
 }
@@ -273,6 +296,24 @@ mod tests {
         let cli = parse(&["--no-sidecar", "--listen", "127.0.0.1:0"]).unwrap();
         assert_eq!(cli.check(), Ok(()));
         assert_eq!(cli.settings().trust, Trust::NoSidecar);
+        let tunnels = ["--tunnel-listen", "0.0.0.0:15081"];
+        let cli = parse(&[&["--no-sidecar", "--listen", "127.0.0.1:0"], &tunnels[..]].concat());
+        assert!(
+            cli.unwrap()
+                .check()
+                .unwrap_err()
+                .contains("--tunnel-listen")
+        );
+    }
+
+    #[test]
+    fn tunnels_need_a_sidecar_or_an_address() {
+        let address = |flags: &[&str]| parse(flags).unwrap().tunnel_address();
+        assert_eq!(address(&[]), "0.0.0.0:15081".parse().ok());
+        assert_eq!(address(&["--no-sidecar"]), None);
+        let given = "127.0.0.1:0";
+        let flags = ["--no-sidecar", "--tunnel-listen", given];
+        assert_eq!(address(&flags), given.parse().ok());
     }
 
     #[test]
@@ -307,6 +348,7 @@ mod tests {
             ["--header-bytes", "1000000"],
             ["--connect-timeout", "0s"],
             ["--idle", "soon"],
+            ["--tunnel-idle", "0s"],
             ["--listen", "nowhere"],
         ] {
             assert!(parse(&bad).is_err(), "{bad:?}");

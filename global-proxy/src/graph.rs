@@ -171,7 +171,7 @@ impl Sink for Graph {
 }
 
 /// What becomes of a call that was reported.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ticket {
     /// Absent when the call was dropped.
     told: Option<Arc<Told>>,

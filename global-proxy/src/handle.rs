@@ -11,32 +11,38 @@ use hyper::body::Incoming as Body;
 use crate::access_log::{Outcome, Record};
 use crate::body::Relayed;
 use crate::decide;
-use crate::graph::{self, Ticket};
+use crate::graph::Ticket;
 use crate::hold::{Decided, Held};
-use crate::incoming::{Incoming, incoming};
+use crate::incoming::incoming;
 use crate::kept::Kept;
 use crate::location::location;
 use crate::redirect::{Mark, redirect};
 use crate::refuse::{self, Refusal};
 use crate::relay::{Call, relay};
+use crate::serve::Via;
 use crate::shape::Shape;
-use crate::validate::{self, Target};
+use crate::validate;
 use crate::worker::Worker;
 
-/// Answers a request. `shed`: it came on a connection over the limit, and is refused.
+/// Answers a request.
 pub(crate) async fn handle(
     worker: Rc<Worker>,
-    shed: bool,
+    via: Via,
     request: Request<Body>,
 ) -> Result<Response<Relayed>, Infallible> {
     let shape = Shape::of(&request);
     let record = Rc::new(Record::new(worker.metrics.clone(), &request));
-    let answered = if shed {
+    let answered = if matches!(via, Via::Shed) {
         Err(Refusal::Overloaded("too many connections"))
     } else {
-        answer(&worker, shape, record.clone(), request).await
+        answer(&worker, &via, shape, record.clone(), request).await
     };
-    Ok(answered.unwrap_or_else(|refusal| refused(&refusal, shape, record)))
+    let mut answer = answered.unwrap_or_else(|refusal| refused(&refusal, shape, record));
+    let switches = shape.becomes_bytes() || answer.status().is_informational();
+    if via.is_learned() && shape.version != Version::HTTP_2 && !switches {
+        refuse::close(answer.headers_mut());
+    }
+    Ok(answer)
 }
 
 fn refused(refusal: &Refusal, shape: Shape, record: Rc<Record>) -> Response<Relayed> {
@@ -50,12 +56,16 @@ fn refused(refusal: &Refusal, shape: Shape, record: Rc<Record>) -> Response<Rela
 
 async fn answer(
     worker: &Rc<Worker>,
+    via: &Via,
     shape: Shape,
     record: Rc<Record>,
     request: Request<Body>,
 ) -> Result<Response<Relayed>, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let incoming = incoming(&mut parts.headers, worker.settings.trust)?;
+    let incoming = match via {
+        Via::Tunnel(origin) => origin.incoming(&mut parts.headers),
+        Via::Sidecar | Via::Shed => incoming(&mut parts.headers, worker.settings.trust)?,
+    };
     record.came(&incoming);
     let target = validate::target(
         &parts.method,
@@ -67,12 +77,12 @@ async fn answer(
     record.addressed(&target.authority);
     let caller = &incoming.caller.spiffe;
     record.admitted(worker.limiter.stream(caller.as_str())?);
-    let policy = match &worker.graph {
-        Some(graph) => graph.policy(caller.namespace()),
-        None => worker.settings.policy,
-    };
+    let policy = worker.policy(caller.namespace());
     // Whatever is done with it, it is told, so that the next one goes direct.
-    let mut ticket = report(worker, &incoming, &target);
+    let mut ticket = worker.report(&incoming, target.authority.as_bytes(), Protocol::Http);
+    if let (Via::Tunnel(origin), Some(ticket)) = (via, &ticket) {
+        origin.follow(ticket);
+    }
     let location = match policy {
         None | Some(Policy::RelayOnly) => None,
         Some(_) => location(&target),
@@ -118,17 +128,6 @@ async fn answer(
         Decided::Redirect(mark) => redirected(location, mark, record),
         Decided::Refuse(refusal) => Err(refusal),
     }
-}
-
-fn report(worker: &Worker, incoming: &Incoming, target: &Target) -> Option<Ticket> {
-    let graph = worker.graph.as_ref()?;
-    Some(graph.report(graph::Call {
-        spiffe_id: incoming.caller.spiffe.to_string(),
-        pod: incoming.caller.pod.clone(),
-        authority: String::from_utf8_lossy(target.authority.as_bytes()).into_owned(),
-        destination: incoming.original,
-        protocol: Protocol::Http,
-    }))
 }
 
 fn redirected(

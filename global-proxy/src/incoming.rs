@@ -96,37 +96,49 @@ fn caller(headers: &HeaderMap, trust: Trust) -> Result<Caller, Refusal> {
     // Our sidecar appends to the last one, should there be several.
     let spiffe = match headers.get_all(XFCC).iter().next_back() {
         Some(value) => verified_uri(value),
-        None if trust == Trust::NoSidecar => SpiffeId::parse("spiffe://none/ns/none/sa/none"),
+        None if trust == Trust::NoSidecar => nobody(),
         None => None,
     };
-    let pod = headers
-        .get(POD)
-        .and_then(|value| value.to_str().ok())
-        .filter(|name| !name.is_empty() && *name != "-" && name.len() <= POD_NAME)
-        .map(str::to_owned);
+    let pod = pod(headers);
     spiffe
         .map(|spiffe| Caller { spiffe, pod })
         .ok_or(Refusal::NoCaller)
 }
 
+/// Whom [`Trust::NoSidecar`] takes for the caller where none is named.
+pub(crate) fn nobody() -> Option<SpiffeId> {
+    SpiffeId::parse("spiffe://none/ns/none/sa/none")
+}
+
+/// The caller's pod, as its Envoy says.
+pub(crate) fn pod(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get(POD)
+        .and_then(|value| value.to_str().ok())
+        .filter(|name| !name.is_empty() && *name != "-" && name.len() <= POD_NAME)
+        .map(str::to_owned)
+}
+
 fn original(headers: &HeaderMap, trust: Trust) -> Result<SocketAddr, Refusal> {
     let mut values = headers.get_all(ORIGINAL_DESTINATION).iter();
     let value = values.next().ok_or(Refusal::NoDestination)?;
-    let bad = || {
-        let text: String = String::from_utf8_lossy(value.as_bytes())
-            .chars()
-            .take(80)
-            .collect();
-        Refusal::BadDestination(text)
-    };
+    let text = String::from_utf8_lossy(value.as_bytes());
     if values.next().is_some() {
-        return Err(bad());
+        return Err(bad_destination(&text));
     }
-    let address: SocketAddr = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(bad)?;
+    destination(&text, trust)
+}
+
+fn bad_destination(text: &str) -> Refusal {
+    Refusal::BadDestination(text.chars().take(80).collect())
+}
+
+/// Reads an original destination.
+///
+/// # Errors
+/// When it is none, or none that traffic may be carried to.
+pub(crate) fn destination(text: &str, trust: Trust) -> Result<SocketAddr, Refusal> {
+    let address: SocketAddr = text.parse().map_err(|_| bad_destination(text))?;
     // ::ffff:10.0.0.1 is 10.0.0.1, also when it is looked at below.
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     if allowed(address, trust) {

@@ -3,7 +3,8 @@
 //! What is done with a request is decided by pure, synchronous functions of values ([`incoming`], [`shape`],
 //! [`validate`], [`limits`], [`decide`] and what they use); sockets wrap them: a `worker` accepts, `serve` speaks HTTP
 //! to the caller, `handle` has the request judged, `hold` waits for what that takes, `relay` carries it over a connection
-//! of the `pool`. [`graph`] is what the lazyload controller is told and says.
+//! of the `pool`. What is no HTTP, or came by a port that the caller's Envoy does not know, comes in a `tunnel`. [`graph`] is
+//! what the lazyload controller is told and says.
 
 mod accepted;
 pub mod access_log;
@@ -30,6 +31,7 @@ mod relay;
 mod serve;
 pub mod shape;
 pub mod tries;
+mod tunnel;
 mod upgrade;
 pub mod validate;
 pub mod worker;

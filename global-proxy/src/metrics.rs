@@ -7,6 +7,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 use crate::access_log::Outcome;
 use crate::decide::Why;
 use crate::refuse::Refusal;
+use crate::tunnel;
 
 /// What becomes of an exchange that is not refused.
 const CARRIED: [Outcome; 5] = [
@@ -46,6 +47,11 @@ pub struct Metrics {
     exchanges: IntCounterVec,
     bytes_sent: IntCounter,
     bytes_received: IntCounter,
+    tunnels: IntCounterVec,
+    tunnel_sent: IntCounter,
+    tunnel_received: IntCounter,
+    /// Tunnels open now.
+    pub tunnels_open: IntGauge,
     /// Seconds from a request to the head of its answer.
     pub head_seconds: Histogram,
     /// Seconds for which requests were held before it was decided what becomes of them.
@@ -102,6 +108,16 @@ impl Metrics {
                 exchanges.with_label_values(&[protocol, outcome]).inc_by(0);
             }
         }
+        let opts = Opts::new(
+            "lazymesh_proxy_tunnels_total",
+            "Tunnels, by what became of them; the requests in those of HTTP count as exchanges",
+        );
+        let tunnels = IntCounterVec::new(opts, &["outcome"])?;
+        registry.register(Box::new(tunnels.clone()))?;
+        let carried = tunnel::Outcome::CARRIED.map(tunnel::Outcome::as_str);
+        for outcome in carried.into_iter().chain(Refusal::REASONS) {
+            tunnels.with_label_values(&[outcome]).inc_by(0);
+        }
         let seconds = |name: &str, help: &str| {
             let opts = HistogramOpts::new(format!("lazymesh_proxy_{name}"), help);
             let histogram = Histogram::with_opts(opts.buckets(BUCKETS.to_vec()))?;
@@ -155,6 +171,10 @@ impl Metrics {
                 "head_seconds",
                 "Seconds from a request to the head of its answer",
             )?,
+            tunnels,
+            tunnel_sent: counter("tunnel_sent_bytes", "Bytes of callers in tunnels")?,
+            tunnel_received: counter("tunnel_received_bytes", "Bytes of servers in tunnels")?,
+            tunnels_open: gauge("tunnels", "Tunnels open now")?,
             connections: gauge("connections", "Connections of callers open now")?,
             connections_shed: counter("connections_shed", "Connections turned away at once")?,
             upstream_connections: gauge("upstream_connections", "Connections to servers open now")?,
@@ -185,6 +205,12 @@ impl Metrics {
         self.exchanges.with_label_values(&[protocol, outcome]).inc();
         self.bytes_sent.inc_by(sent);
         self.bytes_received.inc_by(received);
+    }
+
+    pub(crate) fn tunnel(&self, outcome: &str, sent: u64, received: u64) {
+        self.tunnels.with_label_values(&[outcome]).inc();
+        self.tunnel_sent.inc_by(sent);
+        self.tunnel_received.inc_by(received);
     }
 }
 

@@ -15,5 +15,6 @@ mod redirects;
 mod retry;
 mod rfc;
 mod support;
+mod tunnels;
 mod untouched;
 mod upgrades;

@@ -49,6 +49,7 @@ pub(crate) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 /// A running global proxy.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    tunnel: Option<SocketAddr>,
     admin: SocketAddr,
     pub(crate) drain: Drain,
     pub(crate) running: tokio::task::JoinHandle<()>,
@@ -62,6 +63,7 @@ impl Proxy {
             "--policy=relay-only",
             "--workers=1",
             "--listen=127.0.0.1:0",
+            "--tunnel-listen=127.0.0.1:0",
             "--admin-listen=127.0.0.1:0",
         ];
         Self::with(&[&base, flags].concat()).await
@@ -97,13 +99,20 @@ impl Proxy {
         let drain = Drain::new(cli.drain);
         let app = App::bind(&cli, None, drain.clone()).await.unwrap();
         let (address, admin) = (app.address(), app.admin_address());
+        let tunnel = app.tunnel_address();
         let running = tokio::spawn(async move { app.run().await.unwrap() });
         Self {
             address,
+            tunnel,
             admin,
             drain,
             running,
         }
+    }
+
+    /// Where its tunnels arrive.
+    pub(crate) fn tunnel(&self) -> SocketAddr {
+        self.tunnel.expect("it takes tunnels")
     }
 
     pub(crate) async fn connect(&self) -> Raw {
@@ -144,6 +153,11 @@ impl Proxy {
         let name = format!(
             "lazymesh_proxy_exchanges_total{{outcome=\"{outcome}\",protocol=\"{protocol}\"}}"
         );
+        self.metric(&name).await
+    }
+
+    pub(crate) async fn tunnels(&self, outcome: &str) -> f64 {
+        let name = format!("lazymesh_proxy_tunnels_total{{outcome=\"{outcome}\"}}");
         self.metric(&name).await
     }
 }
