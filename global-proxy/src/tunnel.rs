@@ -186,7 +186,10 @@ async fn many(worker: &Rc<Worker>, accepted: Accepted, caller: &SpiffeId) -> Res
             next = connection.accept() => match next {
                 Some(next) => {
                     let (request, respond) = next?;
-                    stream(worker, caller, request, respond)?;
+                    // One that the caller has broken already says so here, and only of itself.
+                    if let Err(error) = stream(worker, caller, request, respond) {
+                        debug!(%error, "a tunnel is gone before it is open");
+                    }
                 }
                 None => return Ok(()),
             },

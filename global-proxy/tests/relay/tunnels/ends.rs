@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use http::Request;
 use socket2::SockRef;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
@@ -59,6 +60,33 @@ async fn a_client_that_breaks_is_no_client_that_ends() {
     until("nothing is left", async || {
         proxy.metric("lazymesh_proxy_tunnels").await == 0.0
             && proxy.metric("lazymesh_proxy_upstream_connections").await == 0.0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_break_at_once_harm_no_other() {
+    let (proxy, server) = (Proxy::start(&[]).await, echo().await);
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
+    let mut steady = tunnels.open(server.address).await.unwrap();
+    for _ in 0..5 {
+        let mut opened = Vec::new();
+        for _ in 0..100 {
+            let request = Request::connect(server.address.to_string());
+            let request = request.body(()).unwrap();
+            opened.push(tunnels.0.send_request(request, false).unwrap());
+        }
+        // So that they have gone out when they are broken.
+        tokio::task::yield_now().await;
+        for (_, up) in &mut opened {
+            up.send_reset(h2::Reason::CANCEL);
+        }
+    }
+    steady.up.write(b"\0still").await.unwrap();
+    assert_eq!(steady.down.exactly(6).await, "\0still");
+    assert!(tunnels.open(server.address).await.is_ok());
+    until("they are gone", async || {
+        proxy.metric("lazymesh_proxy_tunnels").await <= 2.0
     })
     .await;
 }
