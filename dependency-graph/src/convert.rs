@@ -6,7 +6,8 @@ use thiserror::Error;
 
 use crate::api;
 use crate::dependency::{Dependency, Pin, PortError, Protocol};
-use crate::graph::Record;
+use crate::fallback::Policy;
+use crate::graph::{Namespace, Record};
 use crate::mode::Mode;
 use crate::time::Timestamp;
 use crate::workload::Workload;
@@ -190,6 +191,54 @@ pub fn mode_message(mode: Option<Mode>) -> api::Mode {
         Some(Mode::Sidecar) => api::Mode::Sidecar,
         Some(Mode::Observe) => api::Mode::Observe,
     }
+}
+
+/// The fallback policy of a message; the default when it leaves it open.
+///
+/// # Errors
+/// When the number stands for none.
+pub fn policy(value: i32) -> Result<Policy, Error> {
+    match api::FallbackPolicy::try_from(value) {
+        Ok(api::FallbackPolicy::Unspecified) => Ok(Policy::default()),
+        Ok(api::FallbackPolicy::PreferRedirect) => Ok(Policy::PreferRedirect),
+        Ok(api::FallbackPolicy::RedirectOnly) => Ok(Policy::RedirectOnly),
+        Ok(api::FallbackPolicy::RelayOnly) => Ok(Policy::RelayOnly),
+        Err(_) => Err(Error::Unknown {
+            name: "fallback policy",
+            value,
+        }),
+    }
+}
+
+/// A fallback policy for a message. The default is left open: a namespace that says nothing has an empty message.
+#[must_use]
+pub fn policy_message(policy: Policy) -> api::FallbackPolicy {
+    match policy {
+        Policy::PreferRedirect => api::FallbackPolicy::Unspecified,
+        Policy::RedirectOnly => api::FallbackPolicy::RedirectOnly,
+        Policy::RelayOnly => api::FallbackPolicy::RelayOnly,
+    }
+}
+
+/// What watchers are told of a namespace.
+#[must_use]
+pub fn namespace_mode(name: &str, says: Namespace) -> api::NamespaceMode {
+    api::NamespaceMode {
+        namespace: name.to_owned(),
+        mode: mode_message(says.mode).into(),
+        fallback: policy_message(says.fallback).into(),
+    }
+}
+
+/// What a namespace says, as a watcher reads it.
+///
+/// # Errors
+/// When the mode or the policy is unknown.
+pub fn namespace(message: &api::NamespaceMode) -> Result<Namespace, Error> {
+    Ok(Namespace {
+        mode: mode(message.mode)?,
+        fallback: policy(message.fallback)?,
+    })
 }
 
 /// What watchers are told of a workload: learned dependencies, then pinned ones. A pinned one leaves the protocol open,

@@ -78,6 +78,17 @@ impl Policy {
     }
 }
 
+/// The policy that a namespace's annotation says, and what is wrong with it. A value that is no policy counts as the
+/// strictest: a misspelt `redirect-only` must not let calls be carried under another identity.
+#[must_use]
+pub fn annotated(value: Option<&str>) -> (Policy, Option<Error>) {
+    match value.map(str::parse) {
+        None => (Policy::default(), None),
+        Some(Ok(policy)) => (policy, None),
+        Some(Err(error)) => (Policy::RedirectOnly, Some(error)),
+    }
+}
+
 impl FromStr for Policy {
     type Err = Error;
 
@@ -104,6 +115,16 @@ mod tests {
         }
         for bad in ["", "redirect", "Relay-only"] {
             assert_eq!(bad.parse::<Policy>(), Err(Error(bad.into())));
+        }
+    }
+
+    #[test]
+    fn an_annotation_that_is_no_policy_is_the_strictest() {
+        assert_eq!(annotated(None), (Policy::PreferRedirect, None));
+        assert_eq!(annotated(Some("relay-only")), (Policy::RelayOnly, None));
+        for bad in ["", "redirect_only", "Relay-only"] {
+            let wrong = Some(Error(bad.into()));
+            assert_eq!(annotated(Some(bad)), (Policy::RedirectOnly, wrong));
         }
     }
 

@@ -1,9 +1,10 @@
-//! The whole graph: the modes of namespaces, and a record for each workload.
+//! The whole graph: what namespaces say, and a record for each workload.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::dependency::Pin;
+use crate::fallback::Policy;
 use crate::learned::Learned;
 use crate::mode::Mode;
 use crate::workload::Workload;
@@ -22,17 +23,36 @@ pub struct Record {
     pub learned: Learned,
 }
 
-/// The modes of namespaces, and the records of workloads. A clone is cheap in records: they are shared.
+/// What a namespace says of itself. The default stands for one that says nothing.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Namespace {
+    /// Its mode, if it has the label.
+    pub mode: Option<Mode>,
+    /// What its calls get that fall back.
+    pub fallback: Policy,
+}
+
+impl From<Mode> for Namespace {
+    fn from(mode: Mode) -> Self {
+        Self {
+            mode: Some(mode),
+            ..Self::default()
+        }
+    }
+}
+
+/// What namespaces say, and the records of workloads. A clone is cheap in records: they are shared.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Graph {
-    namespaces: BTreeMap<String, Mode>,
+    /// Those that say anything.
+    namespaces: BTreeMap<String, Namespace>,
     workloads: BTreeMap<Workload, Arc<Record>>,
 }
 
 /// What became different.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Change {
-    /// The mode of a namespace: set, changed or gone.
+    /// What a namespace says: its mode or its fallback policy.
     Namespace(String),
     /// The record of a workload: made, changed or gone.
     Workload(Workload),
@@ -56,17 +76,17 @@ impl Graph {
         Self::default()
     }
 
-    /// The mode of a namespace, if it has the label.
+    /// What a namespace says.
     #[must_use]
-    pub fn namespace(&self, namespace: &str) -> Option<Mode> {
-        self.namespaces.get(namespace).copied()
+    pub fn namespace(&self, namespace: &str) -> Namespace {
+        self.namespaces.get(namespace).copied().unwrap_or_default()
     }
 
-    /// Every namespace with the label.
-    pub fn namespaces(&self) -> impl Iterator<Item = (&str, Mode)> {
+    /// Every namespace that says anything.
+    pub fn namespaces(&self) -> impl Iterator<Item = (&str, Namespace)> {
         self.namespaces
             .iter()
-            .map(|(name, mode)| (name.as_str(), *mode))
+            .map(|(name, says)| (name.as_str(), *says))
     }
 
     /// The record of a workload.
@@ -80,13 +100,15 @@ impl Graph {
         self.workloads.iter()
     }
 
-    /// Sets the mode of a namespace, or with `None` takes it away. Says whether that is a change.
-    pub fn set_namespace(&mut self, namespace: &str, mode: Option<Mode>) -> Option<Change> {
-        let before = match mode {
-            Some(mode) => self.namespaces.insert(namespace.to_owned(), mode),
-            None => self.namespaces.remove(namespace),
+    /// Sets what a namespace says; the default takes it away. Says whether that is a change.
+    pub fn set_namespace(&mut self, namespace: &str, says: Namespace) -> Option<Change> {
+        let before = if says == Namespace::default() {
+            self.namespaces.remove(namespace)
+        } else {
+            self.namespaces.insert(namespace.to_owned(), says)
         };
-        (before != mode).then(|| Change::Namespace(namespace.to_owned()))
+        let before = before.unwrap_or_default();
+        (before != says).then(|| Change::Namespace(namespace.to_owned()))
     }
 
     /// Sets the record of a workload, or with `None` takes it away. Says whether who watches must be told.
@@ -108,7 +130,7 @@ impl Graph {
     #[must_use]
     pub fn mode_of(&self, workload: &Workload) -> Mode {
         let own = self.workloads.get(workload).and_then(|record| record.mode);
-        own.or_else(|| self.namespace(workload.namespace()))
+        own.or(self.namespace(workload.namespace()).mode)
             .unwrap_or(Mode::Off)
     }
 

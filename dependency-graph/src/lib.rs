@@ -15,7 +15,7 @@ pub mod time;
 pub mod workload;
 
 pub use dependency::{Dependency, Pin, Port, Protocol};
-pub use graph::{Change, Graph, Record};
+pub use graph::{Change, Graph, Namespace, Record};
 pub use host::Host;
 pub use learned::{Edge, Learned, Observed, Source};
 pub use mode::Mode;

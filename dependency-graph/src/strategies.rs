@@ -4,6 +4,8 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
+use crate::fallback::Policy;
+use crate::graph::Namespace;
 use crate::{Dependency, Graph, Learned, Mode, Pin, Port, Protocol, Record, Source, Timestamp};
 use crate::{Host, Workload};
 
@@ -78,12 +80,15 @@ pub(crate) fn any_record() -> impl Strategy<Value = Record> {
 }
 
 pub(crate) fn any_graph() -> impl Strategy<Value = Graph> {
-    let namespaces = btree_map("[a-c]", any_mode(), 0..3);
+    let policy = proptest::sample::select(Policy::ALL.to_vec());
+    let says =
+        (option::of(any_mode()), policy).prop_map(|(mode, fallback)| Namespace { mode, fallback });
+    let namespaces = btree_map("[a-c]", says, 0..3);
     let workloads = btree_map("[a-c]/[a-c]", any_record(), 0..5);
     (namespaces, workloads).prop_map(|(namespaces, workloads)| {
         let mut graph = Graph::new();
-        for (name, mode) in namespaces {
-            graph.set_namespace(&name, Some(mode));
+        for (name, says) in namespaces {
+            graph.set_namespace(&name, says);
         }
         for (text, record) in workloads {
             graph.set_workload(&workload(&text), Some(record));

@@ -1,4 +1,5 @@
-//! The graph API as gRPC serves it: who calls is checked, then [`crate::report`] or [`crate::watch`] does the work.
+//! The graph API as gRPC serves it: who calls is checked, then [`crate::report`], [`crate::watch`] or
+//! [`crate::calls`] does the work.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -15,8 +16,10 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
-use crate::auth::Auth;
+use crate::auth::{self, Auth};
+use crate::calls::Calls;
 use crate::report::Reports;
+use crate::state::Scope;
 use crate::watch::watch;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -26,6 +29,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct GraphApi {
     auth: Arc<Auth>,
     reports: Reports,
+    calls: Calls,
     max_stream_age: Duration,
 }
 
@@ -43,21 +47,23 @@ impl GraphApi {
     pub fn server(
         auth: Auth,
         reports: Reports,
+        calls: Calls,
         max_stream_age: Duration,
     ) -> DependencyGraphServer<Self> {
         DependencyGraphServer::new(Self {
             auth: Arc::new(auth),
             reports,
+            calls,
             max_stream_age,
         })
     }
 
     /// Checks who calls; says when the stream must end, and its caller show its token again.
-    async fn admit<T>(&self, request: &Request<T>, call: &'static str) -> Result<Instant, Status> {
+    async fn admit<T>(&self, request: &Request<T>, call: auth::Call) -> Result<Instant, Status> {
         self.auth
-            .check(request.metadata(), &self.reports.metrics)
+            .check(request.metadata(), call, &self.reports.metrics)
             .await?;
-        debug!(peer = ?request.remote_addr(), call, "stream opened");
+        debug!(peer = ?request.remote_addr(), ?call, "stream opened");
         let random = RandomState::new().hash_one(call);
         Ok(Instant::now() + jittered(self.max_stream_age, random))
     }
@@ -79,7 +85,7 @@ impl DependencyGraph for GraphApi {
         &self,
         request: Request<Streaming<ReportRequest>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let until = self.admit(&request, "Report").await?;
+        let until = self.admit(&request, auth::Call::Report).await?;
         let answers = self.reports.clone().stream(request.into_inner(), until);
         Ok(Response::new(Box::pin(answers)))
     }
@@ -88,9 +94,14 @@ impl DependencyGraph for GraphApi {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let until = self.admit(&request, "Watch").await?;
+        let until = self.admit(&request, auth::Call::Watch).await?;
         let (state, drain) = (self.reports.state.clone(), self.reports.drain.clone());
-        let answers = watch(state, drain, until);
+        let scope = if request.get_ref().namespaces_only {
+            Scope::Namespaces
+        } else {
+            Scope::Everything
+        };
+        let answers = watch(state, scope, drain, until);
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -98,8 +109,9 @@ impl DependencyGraph for GraphApi {
         &self,
         request: Request<Streaming<CallsRequest>>,
     ) -> Result<Response<Self::CallsStream>, Status> {
-        self.admit(&request, "Calls").await?;
-        Err(Status::unimplemented("calls are not taken yet"))
+        let until = self.admit(&request, auth::Call::Calls).await?;
+        let answers = self.calls.clone().stream(request.into_inner(), until);
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 

@@ -24,8 +24,10 @@ use tonic::service::Routes;
 use tracing::info;
 
 use crate::api::GraphApi;
-use crate::auth::{self, Auth, TokenFile, TokenReview};
+use crate::auth::{self, Allowed, Auth, TokenFile, TokenReview};
+use crate::calls::{self, Calls};
 use crate::config::{AuthKind, Serve, StoreKind};
+use crate::given::Given;
 use crate::metrics::Metrics;
 use crate::report::Reports;
 use crate::state::State;
@@ -80,6 +82,7 @@ pub struct App {
     auth: Auth,
     store: Arc<dyn Store>,
     reports: Reports,
+    calls: Calls,
     max_stream_age: Duration,
     readiness: Readiness,
     drain: Drain,
@@ -94,6 +97,7 @@ impl App {
         let auth = serve.checked_auth().map_err(Error::Flags)?;
         let registry = metrics::registry()?;
         let metrics = Metrics::new(&registry)?;
+        let of_calls = calls::Metrics::new(&registry)?;
         let client = match serve.store {
             StoreKind::Kubernetes => Some(client(serve.kubeconfig.as_deref()).await?),
             _ => None,
@@ -127,6 +131,13 @@ impl App {
         let grpc = TcpListener::bind(serve.listen).await.map_err(failed)?;
         let address = grpc.local_addr().map_err(failed)?;
         info!(%address, tls = tls.is_some(), store = ?serve.store, "graph API");
+        let reports = Reports {
+            state,
+            writer,
+            limits,
+            metrics,
+            drain: drain.clone(),
+        };
         let app = Self {
             grpc,
             address,
@@ -134,13 +145,9 @@ impl App {
             tls,
             auth,
             store,
-            reports: Reports {
-                state,
-                writer,
-                limits,
-                metrics,
-                drain: drain.clone(),
-            },
+            // Nothing watches the mesh yet, and nothing writes Sidecars.
+            calls: Calls::new(reports.clone(), None, Given::default(), of_calls),
+            reports,
             max_stream_age: serve.max_stream_age,
             readiness,
             drain,
@@ -176,6 +183,7 @@ impl App {
             auth,
             store,
             reports,
+            calls,
             max_stream_age,
             readiness,
             drain,
@@ -195,7 +203,7 @@ impl App {
             Ok::<_, std::convert::Infallible>(())
         });
         tasks.spawn_background("admin port", admin.serve());
-        let routes = Routes::new(GraphApi::server(auth, reports, max_stream_age)).prepare();
+        let routes = Routes::new(GraphApi::server(auth, reports, calls, max_stream_age)).prepare();
         tasks.spawn("graph API", async move {
             grpc::serve(grpc, tls, routes, &drain).await
         });
@@ -242,7 +250,8 @@ fn authentication(
         (AuthKind::None, _) => Auth::None,
         (AuthKind::TokenFile(path), _) => Auth::TokenFile(TokenFile::open(path)?),
         (AuthKind::TokenReview, Some(client)) => {
-            Auth::TokenReview(Box::new(TokenReview::new(client, &serve.allowed)))
+            let allowed = Allowed::new(&serve.allowed, &serve.global_proxies);
+            Auth::TokenReview(Box::new(TokenReview::new(client, allowed)))
         }
         (AuthKind::TokenReview, None) => return Err(Error::Kubernetes("no client".into())),
     })
@@ -280,7 +289,11 @@ struct DumpedWorkload {
 fn dump(graph: &Graph) -> Value {
     let namespaces: serde_json::Map<String, Value> = graph
         .namespaces()
-        .map(|(name, mode)| (name.to_owned(), mode.as_str().into()))
+        .map(|(name, says)| {
+            let mode = says.mode.map(|mode| mode.as_str());
+            let fallback = says.fallback.as_str();
+            (name.to_owned(), json!({"mode": mode, "fallback": fallback}))
+        })
         .collect();
     let workloads = graph.workloads().map(|(workload, record)| DumpedWorkload {
         workload: workload.to_string(),

@@ -1,4 +1,4 @@
-//! Who may report and watch. A caller shows a bearer token; it is checked at the start of each call.
+//! Who may report, watch and tell of calls. A caller shows a bearer token; it is checked at the start of each call.
 
 mod token_file;
 mod token_review;
@@ -6,6 +6,7 @@ mod token_review;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -56,6 +57,59 @@ impl fmt::Display for ServiceAccount {
     }
 }
 
+/// What a caller may want of the graph.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Call {
+    /// To say what was seen: for shims.
+    Report,
+    /// To be told of the graph: for shims and global proxies.
+    Watch,
+    /// To tell of calls that fell back: for global proxies.
+    Calls,
+}
+
+impl Call {
+    fn flags(self) -> &'static str {
+        match self {
+            Self::Report => "--allow-service-account",
+            Self::Watch => "--allow-service-account, --allow-global-proxy",
+            Self::Calls => "--allow-global-proxy",
+        }
+    }
+}
+
+/// Who may what.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Allowed {
+    shims: BTreeSet<String>,
+    global_proxies: BTreeSet<String>,
+}
+
+impl Allowed {
+    /// The accounts of shims, and those of global proxies; one may be both.
+    #[must_use]
+    pub fn new(shims: &[ServiceAccount], global_proxies: &[ServiceAccount]) -> Self {
+        let names = |all: &[ServiceAccount]| all.iter().map(ServiceAccount::user_name).collect();
+        Self {
+            shims: names(shims),
+            global_proxies: names(global_proxies),
+        }
+    }
+
+    fn check(&self, user: &str, call: Call) -> Result<(), Error> {
+        let shim = || self.shims.contains(user);
+        let global_proxy = || self.global_proxies.contains(user);
+        let may = match call {
+            Call::Report => shim(),
+            Call::Watch => shim() || global_proxy(),
+            Call::Calls => global_proxy(),
+        };
+        let user = || user.to_owned();
+        may.then_some(())
+            .ok_or_else(|| Error::NotAllowed { user: user(), call })
+    }
+}
+
 /// Why a caller is turned away.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -66,8 +120,13 @@ pub enum Error {
     #[error("the token is not valid: {0}")]
     Invalid(String),
     /// It is someone, but not one of those who may.
-    #[error("{0} may not use the graph (hint: --allow-service-account)")]
-    NotAllowed(String),
+    #[error("{user} may not use {call:?} (hint: {})", call.flags())]
+    NotAllowed {
+        /// Who it is.
+        user: String,
+        /// What it wants.
+        call: Call,
+    },
     /// Nobody can tell at present.
     #[error("the token cannot be checked at present: {0}")]
     Unavailable(String),
@@ -78,7 +137,7 @@ impl From<Error> for Status {
         let message = error.to_string();
         match error {
             Error::Missing | Error::Invalid(_) => Self::unauthenticated(message),
-            Error::NotAllowed(_) => Self::permission_denied(message),
+            Error::NotAllowed { .. } => Self::permission_denied(message),
             Error::Unavailable(_) => Self::unavailable(message),
         }
     }
@@ -96,16 +155,21 @@ pub enum Auth {
 }
 
 impl Auth {
-    /// Checks the caller of a call.
+    /// Checks whether a caller may make a call. A token file and no check at all tell nobody from another: all may all.
     ///
     /// # Errors
     /// When it is not to be served. What is told to it says no more than it knows.
-    pub async fn check(&self, metadata: &MetadataMap, metrics: &Metrics) -> Result<(), Status> {
+    pub async fn check(
+        &self,
+        metadata: &MetadataMap,
+        call: Call,
+        metrics: &Metrics,
+    ) -> Result<(), Status> {
         let checked = match self {
             Self::None => Ok(()),
             Self::TokenFile(file) => bearer(metadata).and_then(|token| file.check(token)),
             Self::TokenReview(review) => match bearer(metadata) {
-                Ok(token) => review.check(token).await,
+                Ok(token) => review.check(token, call).await,
                 Err(error) => Err(error),
             },
         };

@@ -16,8 +16,8 @@ mod tests;
 
 /// Keeps Lazymesh's dependency graph, and gives it to shims.
 ///
-/// Shims report what their sidecars ask for (Report), and are told what every workload is known to use (Watch). The
-/// graph is kept in WorkloadDependencies resources, or in a folder of the same as YAML files. Any number of replicas
+/// Shims report what their sidecars ask for (Report), and are told what every workload is known to use (Watch). Global
+/// proxies tell of calls that fell back, and are told what becomes of them (Calls). The graph is kept in WorkloadDependencies resources, or in a folder of the same as YAML files. Any number of replicas
 /// may run on Kubernetes; none of them leads. On a folder only one may run.
 #[derive(Clone, Debug, Parser)]
 #[command(
@@ -93,9 +93,18 @@ pub struct Serve {
         env = "LAZYMESH_ALLOW_SERVICE_ACCOUNT",
         value_name = "NAMESPACE/NAME",
         value_delimiter = ',',
-        default_values = ["lazymesh-system/xds-shim", "lazymesh-system/global-proxy"]
+        default_value = "lazymesh-system/xds-shim"
     )]
     pub allowed: Vec<ServiceAccount>,
+    /// A service account that may tell of calls that fell back, and watch, for token-review; may be given several times
+    #[arg(
+        long = "allow-global-proxy",
+        env = "LAZYMESH_ALLOW_GLOBAL_PROXY",
+        value_name = "NAMESPACE/NAME",
+        value_delimiter = ',',
+        default_value = "lazymesh-system/global-proxy"
+    )]
+    pub global_proxies: Vec<ServiceAccount>,
     /// How many dependencies one workload may learn; more are refused, which the condition Capped then says
     #[arg(
         long,

@@ -1,14 +1,15 @@
 //! Keeps the dependency graph in Kubernetes, or in a folder, and gives it to shims.
 //!
 //! Reports come in by [`report`], are gathered per workload by [`writer`], written by a [`store`], and told to every
-//! watcher from [`state`] by [`watch`]. Nothing here needs a leader: a report is a set union, written with optimistic
-//! concurrency, so any replica takes reports and serves watches. What only one replica may do (expiry, Sidecar
-//! resources, clean-up) does not exist yet.
+//! watcher from [`state`] by [`watch`]. Calls that fell back come in by [`calls`], and are learned in the same way.
+//! Nothing here needs a leader: a report is a set union, written with optimistic concurrency, so any replica takes
+//! reports and serves watches. What only one replica may do (expiry, Sidecar resources, clean-up) does not exist yet.
 
 pub mod api;
 pub mod app;
 pub mod auth;
 pub mod caller;
+pub mod calls;
 pub mod closure;
 pub mod config;
 pub mod eligible;
@@ -16,6 +17,7 @@ pub mod given;
 pub mod limits;
 pub mod mesh;
 pub mod metrics;
+pub mod observation;
 pub mod plan;
 pub mod render;
 pub mod report;

@@ -14,7 +14,7 @@ pub(crate) mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dependency_graph::cover::Cover;
-use dependency_graph::fallback::{POLICY_ANNOTATION, Policy};
+use dependency_graph::fallback::{POLICY_ANNOTATION, Policy, annotated};
 use dependency_graph::{Graph, Mode, Workload, mode};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -90,13 +90,12 @@ pub struct FilterSpec {
     pub global_proxy: (String, u16, u16),
 }
 
-/// The annotation's policy for a namespace; the default if it says nothing that is one.
+/// The policy that a namespace's annotation says.
 #[must_use]
 pub fn policy(world: &World, namespace: &str) -> Policy {
     let annotations = world.namespace(namespace).map(|found| &found.annotations);
-    annotations
-        .and_then(|all| all.get(POLICY_ANNOTATION)?.parse().ok())
-        .unwrap_or_default()
+    let said = annotations.and_then(|all| all.get(POLICY_ANNOTATION));
+    annotated(said.map(String::as_str)).0
 }
 
 /// What is wanted of a namespace.
@@ -310,19 +309,51 @@ impl Desired {
     }
 }
 
+/// The mode that holds for a workload: its record's own, else its pods', else its namespace's, else off.
+#[must_use]
+pub fn mode_of(world: &World, workload: &Workload, own: Option<Mode>) -> Mode {
+    let namespace = workload.namespace();
+    let mut labels = world
+        .pods(namespace)
+        .map(|(_, pod)| pod)
+        .filter(|pod| counts(pod) && pod.workload.as_ref() == Some(workload))
+        .map(said);
+    let first = labels.next().flatten();
+    let by_pods = first.filter(|first| labels.all(|label| label == Some(*first)));
+    own.or(by_pods)
+        .or_else(|| of_namespace(world, namespace))
+        .unwrap_or(Mode::Off)
+}
+
+fn of_namespace(world: &World, namespace: &str) -> Option<Mode> {
+    world
+        .namespace(namespace)?
+        .labels
+        .get(mode::LABEL)?
+        .parse()
+        .ok()
+}
+
+/// Whether a pod has a say in its workload's mode.
+fn counts(pod: &Pod) -> bool {
+    pod.injected && !pod.ended
+}
+
+/// The mode that a pod's label says.
+fn said(pod: &Pod) -> Option<Mode> {
+    pod.labels.get(mode::LABEL)?.parse().ok()
+}
+
 /// The workloads of a namespace that are in mode `sidecar`: of injected pods, and those known that have no pods now.
 fn wanted(world: &World, graph: &Graph, namespace: &str) -> BTreeSet<Workload> {
-    let of_namespace = world
-        .namespace(namespace)
-        .and_then(|found| found.labels.get(mode::LABEL)?.parse().ok());
+    let of_namespace = of_namespace(world, namespace);
     // A pod's label holds if all pods of the workload have the same one.
     let mut by_pods: BTreeMap<&Workload, Option<Mode>> = BTreeMap::new();
     for (_, pod) in world.pods(namespace) {
-        let Some(workload) = pod.workload.as_ref().filter(|_| pod.injected && !pod.ended) else {
+        let Some(workload) = pod.workload.as_ref().filter(|_| counts(pod)) else {
             continue;
         };
-        let label = pod.labels.get(mode::LABEL);
-        let said: Option<Mode> = label.and_then(|label| label.parse().ok());
+        let said = said(pod);
         by_pods
             .entry(workload)
             .and_modify(|before| *before = before.filter(|before| Some(*before) == said))

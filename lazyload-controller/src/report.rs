@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use dependency_graph::api::{self, ReportRequest, ReportResponse};
 use dependency_graph::convert::Observation;
-use dependency_graph::{Learned, Observed, Source, Timestamp, Workload};
+use dependency_graph::{Learned, Source, Timestamp, Workload};
 use futures::future::{BoxFuture, try_join_all};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, Stream, StreamExt, stream};
@@ -20,6 +20,7 @@ use tracing::debug;
 
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Outcome, Refusal};
+use crate::observation::{Due, believed, due};
 use crate::state::State;
 use crate::writer::Writer;
 
@@ -110,11 +111,10 @@ impl Reports {
             dependency,
             seen,
         } = observation;
-        match self.state.would(&workload, &dependency, seen, &self.limits) {
-            (Observed::Known, _) => return Outcome::Known,
-            (Observed::Refused, true) => return Outcome::Refused(Refusal::Capped),
-            // Refused for the first time: the store must say so in the record.
-            (Observed::New | Observed::Refreshed | Observed::Refused, _) => {}
+        match due(&self.state, &self.limits, &workload, &dependency, seen) {
+            Due::Nothing => return Outcome::Known,
+            Due::Refusing => return Outcome::Refused(Refusal::Capped),
+            Due::Storing | Due::Saying => {}
         }
         let learned = new.entry(workload).or_default();
         learned.see(&dependency, seen.unwrap_or(now), Source::OnDemand);
@@ -122,8 +122,7 @@ impl Reports {
     }
 }
 
-/// An observation that makes sense. A time that does not is taken for one that nobody knows: a wrong clock, here or
-/// there, must not keep anything from being learned.
+/// An observation that makes sense.
 fn checked(
     message: api::Observation,
     now: Timestamp,
@@ -133,11 +132,8 @@ fn checked(
         debug!(%error, "an observation is malformed");
         Refusal::Malformed
     })?;
-    let believed =
-        |seen: &Timestamp| now.since(*seen) <= limits.oldest && seen.since(now) <= limits.newest;
     Ok(Observation {
-        // A clock a little ahead of ours would else be written down as it is.
-        seen: observation.seen.filter(believed).map(|seen| seen.min(now)),
+        seen: believed(observation.seen, now, limits),
         ..observation
     })
 }

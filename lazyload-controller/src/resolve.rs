@@ -50,6 +50,32 @@ pub fn by_address(world: &World, namespace: &str, address: SocketAddr) -> Option
     at_address(world, namespace, ip, address.port(), Protocol::Tcp)
 }
 
+/// The service that a call of a caller in `namespace` is for, from all that is known of it. A port that is not plainly
+/// HTTP has a listener for its own address in a sidecar that knows the service: there the address decides, whatever the
+/// call names.
+#[must_use]
+pub fn by_call(
+    world: &World,
+    namespace: &str,
+    authority: &str,
+    destination: SocketAddr,
+    protocol: Protocol,
+) -> Option<Resolved> {
+    let called = by_address(world, namespace, destination);
+    if protocol == Protocol::Tcp {
+        return called;
+    }
+    match called {
+        Some(called) if called.dependency.protocol == Protocol::Tcp => {
+            let (ip, port) = (destination.ip().to_canonical(), destination.port());
+            let carried_as_http = at_address(world, namespace, ip, port, Protocol::Http);
+            Some(carried_as_http.unwrap_or(called))
+        }
+        called if authority.is_empty() => called,
+        _ => by_authority(world, namespace, authority, destination.port()),
+    }
+}
+
 fn at_address(
     world: &World,
     namespace: &str,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dependency_graph::{
-    Change, Dependency, Graph, Learned, Mode, Observed, Record, Source, Timestamp, Workload,
+    Change, Dependency, Graph, Learned, Namespace, Observed, Record, Source, Timestamp, Workload,
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -35,7 +35,7 @@ pub struct Versioned {
 /// The two things a store tells.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Synced {
-    /// The modes of namespaces are known.
+    /// What namespaces say is known.
     pub namespaces: bool,
     /// The records are known.
     pub records: bool,
@@ -70,11 +70,28 @@ struct Known {
     capped: bool,
 }
 
+/// What a watcher wants to know.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Scope {
+    /// All there is.
+    #[default]
+    Everything,
+    /// What namespaces say, and nothing of workloads.
+    Namespaces,
+}
+
 /// What one watcher is still to be told: names only, so that a slow one costs no more than the graph has entries.
 #[derive(Debug, Default)]
 pub struct Told {
+    scope: Scope,
     dirty: Mutex<BTreeSet<Change>>,
     news: Notify,
+}
+
+impl Scope {
+    fn covers(self, change: &Change) -> bool {
+        self == Self::Everything || matches!(change, Change::Namespace(_))
+    }
 }
 
 impl Told {
@@ -159,14 +176,14 @@ impl State {
             .await;
     }
 
-    /// Sets or takes away the mode of a namespace.
-    pub fn set_namespace(&self, namespace: &str, mode: Option<Mode>) {
+    /// Sets what a namespace says; the default takes it away.
+    pub fn set_namespace(&self, namespace: &str, says: Namespace) {
         let mut inner = self.inner.lock();
-        let change = inner.graph.set_namespace(namespace, mode);
+        let change = inner.graph.set_namespace(namespace, says);
         inner.tell(change);
     }
 
-    /// Takes away the modes of all namespaces but these: what is not in a full list is gone.
+    /// Takes away what all namespaces say but these: what is not in a full list is gone.
     pub fn retain_namespaces(&self, listed: &HashSet<String>) {
         let mut inner = self.inner.lock();
         let names: Vec<String> = inner
@@ -175,7 +192,7 @@ impl State {
             .map(|(name, _)| name.into())
             .collect();
         for name in names.iter().filter(|name| !listed.contains(*name)) {
-            let change = inner.graph.set_namespace(name, None);
+            let change = inner.graph.set_namespace(name, Namespace::default());
             inner.tell(change);
         }
     }
@@ -320,7 +337,16 @@ impl State {
     /// Starts a watch. Until everything is known there is nothing complete to tell: wait for [`State::synced`] first.
     #[must_use]
     pub fn watch(&self) -> Watcher {
-        let told = Arc::new(Told::default());
+        self.watch_within(Scope::Everything)
+    }
+
+    /// As [`State::watch`], for part of it.
+    #[must_use]
+    pub fn watch_within(&self, scope: Scope) -> Watcher {
+        let told = Arc::new(Told {
+            scope,
+            ..Told::default()
+        });
         let mut inner = self.inner.lock();
         let id = inner.next_watcher;
         inner.next_watcher += 1;
@@ -338,7 +364,11 @@ impl State {
             .keys()
             .filter(|w| inner.graph.workload(w).is_none())
             .map(|w| Change::Workload(w.clone()));
-        let snapshot = namespaces.chain(workloads).chain(ahead).collect();
+        let snapshot = namespaces
+            .chain(workloads)
+            .chain(ahead)
+            .filter(|change| scope.covers(change))
+            .collect();
         self.metrics.watches.inc();
         Watcher {
             state: self.clone(),
@@ -348,9 +378,9 @@ impl State {
         }
     }
 
-    /// The mode of a namespace.
+    /// What a namespace says.
     #[must_use]
-    pub fn namespace(&self, namespace: &str) -> Option<Mode> {
+    pub fn namespace(&self, namespace: &str) -> Namespace {
         self.inner.lock().graph.namespace(namespace)
     }
 
@@ -466,6 +496,9 @@ impl Inner {
     fn tell(&self, change: Option<Change>) {
         let Some(change) = change else { return };
         for told in self.watchers.values() {
+            if !told.scope.covers(&change) {
+                continue;
+            }
             told.put_back([change.clone()]);
         }
     }

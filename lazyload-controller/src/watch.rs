@@ -14,7 +14,7 @@ use prost::Message as _;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-use crate::state::{State, Watcher};
+use crate::state::{Scope, State, Watcher};
 
 /// Entries of one message at most.
 const ENTRIES: usize = 500;
@@ -33,6 +33,7 @@ struct Session {
 /// so that it shows its token again.
 pub fn watch(
     state: State,
+    scope: Scope,
     drain: Drain,
     until: Instant,
 ) -> impl Stream<Item = Result<WatchResponse, Status>> + Send + 'static {
@@ -47,7 +48,7 @@ pub fn watch(
                         () = drain.started() => return None,
                         () = sleep_until(until) => return None,
                     }
-                    let watcher = state.watch();
+                    let watcher = state.watch_within(scope);
                     Session {
                         state,
                         watcher,
@@ -106,12 +107,7 @@ impl Session {
 fn add(response: &mut WatchResponse, state: &State, change: &Change) -> usize {
     match change {
         Change::Namespace(name) => {
-            let mode = convert::mode_message(state.namespace(name)).into();
-            let namespace = api::NamespaceMode {
-                namespace: name.clone(),
-                mode,
-                ..Default::default()
-            };
+            let namespace = convert::namespace_mode(name, state.namespace(name));
             let size = namespace.encoded_len();
             response.namespaces.push(namespace);
             size

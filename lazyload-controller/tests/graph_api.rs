@@ -280,6 +280,27 @@ async fn callers_show_the_token_of_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_mesh_calls_are_refused_and_say_why() {
+    let controller = Controller::memory().await;
+    let call = api::Call {
+        id: 7,
+        ..api::Call::default()
+    };
+    let message = api::CallsRequest { calls: vec![call] };
+    let outgoing = futures::stream::iter([message]);
+    let mut client = controller.client();
+    let mut answers = in_time(client.calls(outgoing)).await.unwrap().into_inner();
+    let said = in_time(answers.message()).await.unwrap().unwrap().answers;
+    assert_eq!((said[0].id, said[0].done), (7, true));
+    assert_eq!(said[0].state(), api::call_answer::State::Refused);
+    assert!(said[0].reason.contains("does not watch the mesh"));
+    assert!(in_time(answers.message()).await.unwrap().is_none());
+    let refused = "lazymesh_controller_calls_total{result=\"no_mesh\"} ";
+    assert_eq!(controller.metric(refused).await, 1.0);
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drain_ends_watches_and_acknowledges_what_came() {
     let controller = Controller::memory().await;
     let (mut watch, _) = controller.watch().await;

@@ -381,5 +381,12 @@ async fn kubernetes_vouches_for_callers() {
         Err(Code::PermissionDenied)
     );
     assert_eq!(call("nonsense").await, Err(Code::Unauthenticated));
+    // A shim is none of those that may tell of calls.
+    let mut request = Request::new(futures::stream::pending::<api::CallsRequest>());
+    let header = format!("Bearer {good}").parse().unwrap();
+    request.metadata_mut().insert("authorization", header);
+    let refused = controller.client().calls(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("--allow-global-proxy"));
     controller.stop().await;
 }

@@ -13,6 +13,10 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         Test::new("whole_config::state_of_the_world", state_of_the_world),
         Test::new("whole_config::an_unknown_workload", an_unknown_workload),
+        Test::new(
+            "whole_config::an_envoy_that_cannot_ask",
+            an_envoy_that_cannot_ask,
+        ),
         Test::new("whole_config::a_pod_that_opts_out", a_pod_that_opts_out),
         Test::new(
             "whole_config::a_pod_that_opts_in_alone",
@@ -112,6 +116,17 @@ async fn state_of_the_world(case: Case) -> Result<()> {
         .no_app()
         .proxy_metadata("ISTIO_DELTA_XDS", "false");
     town.ensure_whole(&client, "state_of_the_world").await
+}
+
+/// It refuses the listeners that are made to ask, and is ready and has everything all the same.
+async fn an_envoy_that_cannot_ask(case: Case) -> Result<()> {
+    let town = Town::start(&case, "on-demand").await?;
+    let client = town
+        .ns
+        .workload("client")
+        .no_app()
+        .envoy_args("--disable-extensions envoy.filters.http.on_demand");
+    town.ensure_whole(&client, "not_understood").await
 }
 
 async fn an_unknown_workload(case: Case) -> Result<()> {

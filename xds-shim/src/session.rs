@@ -22,6 +22,7 @@ use crate::wire;
 use bytes::Bytes;
 use dependency_graph::{Dependency, Port, Protocol, host};
 use ledger::{Ledger, Settled};
+use memchr::memmem;
 use outbound::Outbound;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -31,6 +32,10 @@ pub const MOST_UNKNOWN_NAMES: usize = 10_000;
 pub const MOST_NAME_BYTES: usize = 1024;
 /// How many responses of one type a proxy may leave unacknowledged.
 pub const MOST_OPEN_RESPONSES: usize = 10_000;
+
+/// What Envoy's words have in common that tell of our edit of a listener: `envoy.filters.http.on_demand`, or the field
+/// of the TCP proxy.
+const EDIT: &str = "on_demand";
 
 /// Why a stream cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +48,9 @@ pub enum Error {
         /// What is wrong with it.
         error: wire::Error,
     },
+    /// The proxy's Envoy was built or started without what a held call needs.
+    #[error("the proxy refused a listener that was made to ask on demand: {0}")]
+    CannotAsk(String),
     /// The proxy takes responses and never answers them.
     #[error("the proxy left more than {MOST_OPEN_RESPONSES} responses unacknowledged")]
     TooManyOpenResponses,
@@ -136,6 +144,8 @@ pub struct Session {
     awaited: HashSet<Box<str>>,
     /// Responses that refer to clusters whose endpoints are awaited, and what must not overtake them.
     held_back: Vec<Bytes>,
+    /// The proxy's words about what was put into its listeners.
+    cannot_ask: Option<String>,
     out: Vec<Output>,
 }
 
@@ -172,6 +182,7 @@ impl Session {
             plain_routes: BTreeSet::new(),
             awaited: HashSet::new(),
             held_back: Vec::new(),
+            cannot_ask: None,
             out: Vec::new(),
         }
     }
@@ -228,6 +239,9 @@ impl Session {
 
     /// What is to be done about the message that was just taken in.
     fn finish(&mut self) -> Result<Vec<Output>, Error> {
+        if let Some(why) = self.cannot_ask.take() {
+            return Err(Error::CannotAsk(why));
+        }
         if !self.unreported.is_empty() {
             self.report_late();
         }
@@ -338,9 +352,13 @@ impl Session {
             Settled::Nothing | Settled::Acked(None) => {}
             Settled::Acked(Some(nonce)) => self.ask_istiod(DeltaRequest { nonce, ..answer }),
             Settled::Nacked(nonce) => {
-                let why = request.error_detail.as_deref().map(ads::status_message);
-                self.out
-                    .push(Output::Nack(type_url, why.unwrap_or_default()));
+                let detail = request.error_detail.as_deref().unwrap_or_default();
+                let why = ads::status_message(detail);
+                // Any other refusal is what plain Istio would have met as well.
+                if type_url == ads::LDS && memmem::find(detail, EDIT.as_bytes()).is_some() {
+                    self.cannot_ask = Some(why.clone());
+                }
+                self.out.push(Output::Nack(type_url, why));
                 let error_detail = request.error_detail.clone();
                 if !nonce.is_empty() {
                     self.ask_istiod(DeltaRequest {

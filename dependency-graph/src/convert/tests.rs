@@ -75,6 +75,25 @@ fn modes_go_there_and_back() {
 }
 
 #[test]
+fn namespaces_go_there_and_back() {
+    for mode in Mode::ALL.into_iter().map(Some).chain([None]) {
+        for fallback in Policy::ALL {
+            let says = Namespace { mode, fallback };
+            let message = namespace_mode("shop", says);
+            assert_eq!(message.namespace, "shop");
+            assert_eq!(namespace(&message), Ok(says));
+        }
+    }
+    let explicit = api::FallbackPolicy::PreferRedirect;
+    assert_eq!(policy(explicit.into()), Ok(Policy::PreferRedirect));
+    let unknown = Error::Unknown {
+        name: "fallback policy",
+        value: 9,
+    };
+    assert_eq!(policy(9), Err(unknown));
+}
+
+#[test]
 fn pinned_hosts_are_told_with_learned_ones() {
     let ports = [80, 81].map(|port: u32| port.try_into().unwrap());
     let mut record = Record {

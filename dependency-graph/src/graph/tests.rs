@@ -61,8 +61,8 @@ fn a_mode_of_its_own_goes_before_that_of_the_namespace() {
     let mut graph = Graph::new();
     let reviews = workload("shop/reviews");
     assert_eq!(graph.mode_of(&reviews), Mode::Off);
-    assert!(graph.set_namespace("shop", Some(Mode::OnDemand)).is_some());
-    assert!(graph.set_namespace("shop", Some(Mode::OnDemand)).is_none());
+    assert!(graph.set_namespace("shop", Mode::OnDemand.into()).is_some());
+    assert!(graph.set_namespace("shop", Mode::OnDemand.into()).is_none());
     assert_eq!(graph.mode_of(&reviews), Mode::OnDemand);
     graph.set_workload(
         &reviews,
@@ -72,8 +72,28 @@ fn a_mode_of_its_own_goes_before_that_of_the_namespace() {
         }),
     );
     assert_eq!(graph.mode_of(&reviews), Mode::Off);
-    assert!(graph.set_namespace("shop", None).is_some());
-    assert!(graph.set_namespace("shop", None).is_none());
+    assert!(graph.set_namespace("shop", Namespace::default()).is_some());
+    assert!(graph.set_namespace("shop", Namespace::default()).is_none());
+}
+
+#[test]
+fn a_policy_is_a_change_and_the_default_is_not_kept() {
+    let mut graph = Graph::new();
+    let change = Some(Change::Namespace("shop".into()));
+    let strict = Namespace {
+        mode: None,
+        fallback: Policy::RedirectOnly,
+    };
+    let mut before = graph.clone();
+    assert_eq!(graph.set_namespace("shop", Namespace::default()), None);
+    assert_eq!(graph.set_namespace("shop", strict), change);
+    assert_eq!(graph.set_namespace("shop", strict), None);
+    assert_eq!(graph.namespace("shop"), strict);
+    assert_eq!(before.diff(&graph), change.iter().cloned().collect());
+    assert_eq!(before.set_namespace("shop", strict), change);
+    assert_eq!(before, graph);
+    assert_eq!(graph.set_namespace("shop", Namespace::default()), change);
+    assert_eq!(graph.namespaces().count(), 0);
 }
 
 proptest! {

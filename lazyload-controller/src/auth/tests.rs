@@ -1,7 +1,5 @@
 //! What Kubernetes' answers mean, and what a header may look like.
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
 
 use super::token_review::judge;
@@ -18,11 +16,16 @@ fn answer(authenticated: Option<bool>, audiences: &[&str], user: &str) -> Result
         user: Some(user),
         ..TokenReviewStatus::default()
     };
-    let allowed = "lazymesh-system/xds-shim"
-        .parse::<ServiceAccount>()
-        .unwrap()
-        .user_name();
-    judge(&status, &BTreeSet::from([allowed]))
+    let user = judge(&status)?;
+    allowed().check(&user, Call::Report)
+}
+
+fn allowed() -> Allowed {
+    let account = |name: &str| name.parse::<ServiceAccount>().unwrap();
+    Allowed::new(
+        &[account("lazymesh-system/xds-shim")],
+        &[account("lazymesh-system/global-proxy")],
+    )
 }
 
 #[test]
@@ -48,12 +51,31 @@ fn only_a_good_token_for_us_of_one_who_may() {
     let other = "system:serviceaccount:shop:xds-shim";
     assert!(matches!(
         answer(Some(true), &["lazymesh.dev"], other),
-        Err(Error::NotAllowed(_))
+        Err(Error::NotAllowed { .. })
     ));
     assert!(matches!(
         answer(Some(true), &["lazymesh.dev"], ""),
-        Err(Error::NotAllowed(_))
+        Err(Error::NotAllowed { .. })
     ));
+}
+
+#[test]
+fn shims_report_global_proxies_tell_of_calls_and_both_watch() {
+    let may = |name: &str| {
+        let user = format!("system:serviceaccount:lazymesh-system:{name}");
+        [Call::Report, Call::Watch, Call::Calls]
+            .map(|call| {
+                allowed()
+                    .check(&user, call)
+                    .map_err(|error| error.to_string())
+            })
+            .map(|checked| checked.is_ok())
+    };
+    assert_eq!(may("xds-shim"), [true, true, false]);
+    assert_eq!(may("global-proxy"), [false, true, true]);
+    assert_eq!(may("other"), [false; 3]);
+    let refused = allowed().check("x", Call::Calls).unwrap_err().to_string();
+    assert!(refused.contains("--allow-global-proxy"), "{refused}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Service account tokens, which Kubernetes checks.
 
-use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{
@@ -11,7 +11,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use moka::sync::Cache;
 
-use super::{Error, ServiceAccount};
+use super::{Allowed, Call, Error};
 
 /// Whom tokens must be made for.
 pub(super) const AUDIENCE: &str = "lazymesh.dev";
@@ -24,9 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// See the module.
 pub struct TokenReview {
     reviews: Api<Review>,
-    allowed: BTreeSet<String>,
-    /// Hashes of good tokens; not the tokens themselves.
-    good: Cache<[u8; 32], ()>,
+    allowed: Allowed,
+    /// Whose good tokens are, by the tokens' hashes; not the tokens themselves.
+    good: Cache<[u8; 32], Arc<str>>,
 }
 
 impl fmt::Debug for TokenReview {
@@ -40,10 +40,10 @@ impl fmt::Debug for TokenReview {
 impl TokenReview {
     /// Lets these service accounts in.
     #[must_use]
-    pub fn new(client: Client, allowed: &[ServiceAccount]) -> Self {
+    pub fn new(client: Client, allowed: Allowed) -> Self {
         Self {
             reviews: Api::all(client),
-            allowed: allowed.iter().map(ServiceAccount::user_name).collect(),
+            allowed,
             good: Cache::builder()
                 .max_capacity(KEPT)
                 .time_to_live(BELIEVED)
@@ -51,10 +51,16 @@ impl TokenReview {
         }
     }
 
-    pub(super) async fn check(&self, token: &str) -> Result<(), Error> {
+    pub(super) async fn check(&self, token: &str, call: Call) -> Result<(), Error> {
+        let user = self.user(token).await?;
+        self.allowed.check(&user, call)
+    }
+
+    /// Whose token it is.
+    async fn user(&self, token: &str) -> Result<Arc<str>, Error> {
         let hash = *blake3::hash(token.as_bytes()).as_bytes();
-        if self.good.contains_key(&hash) {
-            return Ok(());
+        if let Some(user) = self.good.get(&hash) {
+            return Ok(user);
         }
         let spec = TokenReviewSpec {
             audiences: Some(vec![AUDIENCE.into()]),
@@ -74,14 +80,14 @@ impl TokenReview {
             }
             Err(_) => return Err(Error::Unavailable("Kubernetes takes too long".into())),
         };
-        judge(&answer, &self.allowed)?;
-        self.good.insert(hash, ());
-        Ok(())
+        let user: Arc<str> = judge(&answer)?.into();
+        self.good.insert(hash, user.clone());
+        Ok(user)
     }
 }
 
-/// What Kubernetes' answer means. It must name our audience: one that knows nothing of audiences would take any token.
-pub(super) fn judge(answer: &TokenReviewStatus, allowed: &BTreeSet<String>) -> Result<(), Error> {
+/// Whom Kubernetes' answer names. It must name our audience: one that knows nothing of audiences would take any token.
+pub(super) fn judge(answer: &TokenReviewStatus) -> Result<String, Error> {
     if answer.authenticated != Some(true) {
         return Err(Error::Invalid(
             "Kubernetes does not know it, or it is not for us".into(),
@@ -97,14 +103,8 @@ pub(super) fn judge(answer: &TokenReviewStatus, allowed: &BTreeSet<String>) -> R
             "it is not for the audience {AUDIENCE}"
         )));
     }
-    let user = answer
-        .user
-        .as_ref()
+    let user = answer.user.as_ref();
+    Ok(user
         .and_then(|user| user.username.clone())
-        .unwrap_or_default();
-    if allowed.contains(&user) {
-        Ok(())
-    } else {
-        Err(Error::NotAllowed(user))
-    }
+        .unwrap_or_default())
 }

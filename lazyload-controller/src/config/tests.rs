@@ -24,17 +24,11 @@ fn the_commands_are_consistent() {
 fn kubernetes_checks_tokens_unless_told_otherwise() {
     let serve = serve(&["--tls-cert", "c", "--tls-key", "k"]);
     assert_eq!(serve.checked_auth(), Ok(AuthKind::TokenReview));
-    let allowed: Vec<String> = serve
-        .allowed
-        .iter()
-        .map(ServiceAccount::user_name)
-        .collect();
+    let names = |all: &[ServiceAccount]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(&serve.allowed), ["lazymesh-system/xds-shim"]);
     assert_eq!(
-        allowed,
-        [
-            "system:serviceaccount:lazymesh-system:xds-shim",
-            "system:serviceaccount:lazymesh-system:global-proxy"
-        ]
+        names(&serve.global_proxies),
+        ["lazymesh-system/global-proxy"]
     );
 }
 
@@ -92,6 +86,7 @@ fn bad_values_are_refused() {
         &["--auth", "token-file="],
         &["--auth", "mtls"],
         &["--allow-service-account", "xds-shim"],
+        &["--allow-global-proxy", "global-proxy"],
         &["--refresh-after", "soon"],
         &["--listen", "15020"],
         &["--tls-cert", "c"],

@@ -107,6 +107,44 @@ fn each_workload_has_the_base_and_what_it_learned() {
 }
 
 #[test]
+fn one_workload_s_mode_is_the_one_that_the_plan_goes_by() {
+    let labels = [None, Some("sidecar"), Some("off"), Some("lazy")];
+    let own = [None, Some(Mode::Sidecar), Some(Mode::Observe)];
+    for namespace in labels {
+        for first in labels {
+            for second in labels {
+                for own in own {
+                    let mut world = shop();
+                    let said = |mode: Option<&str>| match mode {
+                        Some(mode) => json!({"lazymesh.dev/mode": mode}),
+                        None => json!({}),
+                    };
+                    let body = json!({"metadata": {"labels": said(namespace)}});
+                    world.put(Kind::Namespace, "shop", body);
+                    for (at, label) in [("shop/cart-1", first), ("shop/cart-2", second)] {
+                        let mut body = pod_of("cart");
+                        if let Some(label) = label {
+                            body["metadata"]["labels"]["lazymesh.dev/mode"] = json!(label);
+                        }
+                        world.put(Kind::Pod, at, body);
+                    }
+                    let mut graph = Graph::new();
+                    let record = Record {
+                        mode: own,
+                        ..Record::default()
+                    };
+                    graph.set_workload(&workload("cart"), Some(record));
+                    let wanted = wanted(&world, &graph, "shop").contains(&workload("cart"));
+                    let mode = mode_of(&world, &workload("cart"), own);
+                    let case = format!("{namespace:?} {first:?} {second:?} {own:?}");
+                    assert_eq!(wanted, mode == Mode::Sidecar, "{case}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn namespaces_that_are_not_in_this_mode_want_nothing() {
     for label in ["on-demand", "observe", "off", "nonsense"] {
         let mut world = shop();
@@ -326,6 +364,13 @@ fn the_policy_is_the_namespace_s() {
         json!({"metadata": {"labels": {"lazymesh.dev/mode": "sidecar"}, "annotations": {"lazymesh.dev/fallback": "redirect-only"}}}),
     );
     assert_eq!(policy(&world, "shop"), Policy::RedirectOnly);
+    // What is no policy relays nothing.
+    world.put(
+        Kind::Namespace,
+        "typo",
+        json!({"metadata": {"annotations": {"lazymesh.dev/fallback": "relay_only"}}}),
+    );
+    assert_eq!(policy(&world, "typo"), Policy::RedirectOnly);
     assert_eq!(
         hosts(&plan(&world, &Graph::new()), CART),
         with_base(&["bank/db.bank"])

@@ -32,14 +32,7 @@ pub struct Merged<'a> {
 /// before one for the namespace, that before one of the root namespace for the mesh, and the older before the younger.
 #[must_use]
 pub fn of<'a>(world: &'a World, namespace: &str, group: &Group) -> User<'a> {
-    let theirs = |namespace: &str| {
-        let all = world.sidecars(namespace);
-        let mut theirs: Vec<(&Name, &Sidecar)> =
-            all.filter(|(_, sidecar)| sidecar.ours.is_none()).collect();
-        theirs.sort_by_key(|(name, sidecar)| (sidecar.created, *name));
-        theirs
-    };
-    let own = theirs(namespace);
+    let own = theirs(world, namespace);
     let pods = || {
         let pods = world.pods(namespace).map(|(_, pod)| pod);
         pods.filter(|pod| !pod.ended && selects(&group.selector, &pod.labels))
@@ -54,16 +47,30 @@ pub fn of<'a>(world: &'a World, namespace: &str, group: &Group) -> User<'a> {
     if let Some((name, _)) = wins {
         return User::Wins(name);
     }
-    let for_all = |all: &[(&'a Name, &'a Sidecar)]| {
-        let mut all = all.iter();
-        all.find(|(_, sidecar)| sidecar.selector.is_none()).copied()
+    for_all(world, namespace)
+}
+
+/// What users' Sidecars mean for every workload of a namespace that none of them selects.
+#[must_use]
+pub fn for_all<'a>(world: &'a World, namespace: &str) -> User<'a> {
+    let unselective = |namespace: &str| {
+        let mut all = theirs(world, namespace).into_iter();
+        all.find(|(_, sidecar)| sidecar.selector.is_none())
     };
-    let root = || for_all(&theirs(&world.config().root_namespace));
-    match for_all(&own).or_else(root) {
+    let root = || unselective(&world.config().root_namespace);
+    match unselective(namespace).or_else(root) {
         None => User::None,
         Some((_, sidecar)) if is_plain(sidecar) => User::Merged(Merged { sidecar }),
         Some((name, _)) => User::NotUnderstood(name),
     }
+}
+
+/// Users' Sidecars of a namespace, the oldest first.
+fn theirs<'a>(world: &'a World, namespace: &str) -> Vec<(&'a Name, &'a Sidecar)> {
+    let all = world.sidecars(namespace);
+    let mut theirs: Vec<_> = all.filter(|(_, sidecar)| sidecar.ours.is_none()).collect();
+    theirs.sort_by_key(|(name, sidecar)| (sidecar.created, *name));
+    theirs
 }
 
 /// Whether it has one egress listener at most, the one for all ports, and leaves ingress alone.

@@ -210,3 +210,49 @@ fn another_name_means_itself_while_it_leads_to_a_service() {
     );
     assert_eq!(meant(&world, "out"), None);
 }
+
+#[test]
+fn a_call_goes_by_its_address_where_that_has_a_listener_of_its_own() {
+    let world = shop();
+    let meant = |authority: &str, destination: &str, protocol| {
+        let destination = destination.parse().unwrap();
+        let found = by_call(&world, "shop", authority, destination, protocol)?;
+        let text = found.dependency.to_string();
+        Some(text.replace(".svc.cluster.local", ""))
+    };
+    use Protocol::{Http, Tcp};
+    for (authority, destination, protocol, expected) in [
+        ("pay.bank", "10.96.2.1:80", Http, Some("pay.bank:80/HTTP")),
+        // On a port that is HTTP the name decides.
+        ("pay.bank", "10.96.1.1:80", Http, Some("pay.bank:80/HTTP")),
+        ("example.com", "10.96.1.1:80", Http, None),
+        ("", "10.96.1.1:80", Http, Some("reviews.shop:80/HTTP")),
+        // Where the protocol is found out, and on TCP ports, the address does.
+        (
+            "example.com",
+            "10.96.1.1:81",
+            Http,
+            Some("reviews.shop:81/HTTP"),
+        ),
+        (
+            "pay.bank",
+            "10.96.1.1:5432",
+            Http,
+            Some("reviews.shop:5432/TCP"),
+        ),
+        ("", "10.96.1.1:81", Tcp, Some("reviews.shop:81/TCP")),
+        (
+            "",
+            "[::ffff:10.96.1.1]:5432",
+            Tcp,
+            Some("reviews.shop:5432/TCP"),
+        ),
+        ("pod-0.db", "10.244.0.7:80", Http, Some("db.shop:80/HTTP")),
+        ("", "10.244.0.7:5432", Tcp, None),
+        ("reviews", "10.96.1.1:99", Http, None),
+        ("", "10.96.1.1:99", Tcp, None),
+    ] {
+        let found = meant(authority, destination, protocol);
+        assert_eq!(found.as_deref(), expected, "{authority} {destination}");
+    }
+}

@@ -1,6 +1,6 @@
 //! Two sources of one truth, and what watchers are told of it.
 
-use dependency_graph::{Port, Protocol, Source};
+use dependency_graph::{Mode, Port, Protocol, Source};
 use prometheus::Registry;
 
 use super::*;
@@ -77,11 +77,11 @@ fn a_full_list_removes_what_is_gone_and_not_what_came_since() {
 #[test]
 fn namespaces_not_in_a_full_list_lose_their_mode() {
     let state = state();
-    state.set_namespace("a", Some(Mode::OnDemand));
-    state.set_namespace("b", Some(Mode::OnDemand));
+    state.set_namespace("a", Mode::OnDemand.into());
+    state.set_namespace("b", Mode::OnDemand.into());
     state.retain_namespaces(&HashSet::from(["b".to_owned()]));
     assert_eq!(
-        (state.namespace("a"), state.namespace("b")),
+        (state.namespace("a").mode, state.namespace("b").mode),
         (None, Some(Mode::OnDemand))
     );
 }
@@ -89,7 +89,7 @@ fn namespaces_not_in_a_full_list_lose_their_mode() {
 #[test]
 fn a_watch_begins_with_everything_and_goes_on_with_changes() {
     let state = state();
-    state.set_namespace("shop", Some(Mode::OnDemand));
+    state.set_namespace("shop", Mode::OnDemand.into());
     state.set_record(versioned("a", &["x.y"], 1));
     let watcher = state.watch();
     assert_eq!(watcher.snapshot.len(), 2);

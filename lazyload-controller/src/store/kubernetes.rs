@@ -10,7 +10,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use dependency_graph::{Learned, Mode, Workload, mode};
+use dependency_graph::fallback::{POLICY_ANNOTATION, annotated};
+use dependency_graph::{Learned, Namespace as Says, Workload, mode};
 use futures::future::{BoxFuture, try_join};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
@@ -69,16 +70,18 @@ impl Kubernetes {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(namespace)) => {
                     listed.insert(namespace.name_any());
-                    state.set_namespace(&namespace.name_any(), namespace_mode(&namespace));
+                    state.set_namespace(&namespace.name_any(), says(&namespace));
                 }
                 Ok(Event::InitDone) => {
                     state.retain_namespaces(&listed);
                     state.namespaces_synced();
                 }
                 Ok(Event::Apply(namespace)) => {
-                    state.set_namespace(&namespace.name_any(), namespace_mode(&namespace));
+                    state.set_namespace(&namespace.name_any(), says(&namespace));
                 }
-                Ok(Event::Delete(namespace)) => state.set_namespace(&namespace.name_any(), None),
+                Ok(Event::Delete(namespace)) => {
+                    state.set_namespace(&namespace.name_any(), Says::default());
+                }
                 Err(error) => warn!(%error, "watching namespaces; trying again"),
             }
         }
@@ -328,14 +331,20 @@ fn revision(meta: &ObjectMeta) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
-fn namespace_mode(namespace: &PartialObjectMeta<Namespace>) -> Option<Mode> {
-    let label = namespace.labels().get(mode::LABEL)?;
-    label
-        .parse()
-        .inspect_err(|error| {
-            warn!(namespace = namespace.name_any(), %error, "its label is ignored");
-        })
-        .ok()
+fn says(namespace: &PartialObjectMeta<Namespace>) -> Says {
+    let name = namespace.name_any();
+    let label = namespace.labels().get(mode::LABEL);
+    let mode = label.and_then(|label| {
+        let mode = label.parse();
+        mode.inspect_err(|error| warn!(namespace = name, %error, "its label is ignored"))
+            .ok()
+    });
+    let annotation = namespace.annotations().get(POLICY_ANNOTATION);
+    let (fallback, wrong) = annotated(annotation.map(String::as_str));
+    if let Some(error) = wrong {
+        warn!(namespace = name, %error, counts_as = %fallback, "its annotation is none; nothing is relayed");
+    }
+    Says { mode, fallback }
 }
 
 /// Which errors are worth another try.

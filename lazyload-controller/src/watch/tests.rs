@@ -3,7 +3,8 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use dependency_graph::{Mode, Record, Workload};
+use dependency_graph::fallback::Policy;
+use dependency_graph::{Mode, Namespace, Record, Workload};
 use futures::{FutureExt, StreamExt};
 use prometheus::Registry;
 
@@ -47,7 +48,7 @@ fn far() -> Instant {
 #[tokio::test]
 async fn nothing_is_told_before_everything_is_known() {
     let state = State::new(Metrics::new(&Registry::new()).unwrap());
-    let mut stream = pin!(watch(state.clone(), drain(), far()));
+    let mut stream = pin!(watch(state.clone(), Scope::Everything, drain(), far()));
     state.records_synced();
     assert!(stream.next().now_or_never().is_none());
     state.namespaces_synced();
@@ -60,14 +61,14 @@ async fn a_snapshot_ends_once_and_changes_follow() {
     for index in 0..ENTRIES + 1 {
         set(&state, &format!("w{index}"), 1);
     }
-    let mut stream = pin!(watch(state.clone(), drain(), far()));
+    let mut stream = pin!(watch(state.clone(), Scope::Everything, drain(), far()));
     let first = stream.next().await.unwrap().unwrap();
     assert_eq!(
         (first.workloads.len(), first.snapshot_complete),
         (ENTRIES, false)
     );
     // A change while the snapshot is under way comes after it.
-    state.set_namespace("shop", Some(Mode::OnDemand));
+    state.set_namespace("shop", Mode::OnDemand.into());
     let second = stream.next().await.unwrap().unwrap();
     assert_eq!(
         (second.workloads.len(), second.snapshot_complete),
@@ -84,7 +85,7 @@ async fn a_snapshot_ends_once_and_changes_follow() {
 #[tokio::test]
 async fn what_came_and_went_unseen_is_told_as_gone() {
     let state = state();
-    let mut stream = pin!(watch(state.clone(), drain(), far()));
+    let mut stream = pin!(watch(state.clone(), Scope::Everything, drain(), far()));
     stream.next().await.unwrap().unwrap();
     set(&state, "a", 1);
     state.remove_record(&Workload::new("shop", "Deployment", "a").unwrap(), 2);
@@ -94,9 +95,32 @@ async fn what_came_and_went_unseen_is_told_as_gone() {
 }
 
 #[tokio::test]
+async fn who_wants_namespaces_only_hears_of_no_workload() {
+    let state = state();
+    let says = Namespace {
+        mode: Some(Mode::Sidecar),
+        fallback: Policy::RedirectOnly,
+    };
+    state.set_namespace("shop", says);
+    set(&state, "a", 1);
+    let mut stream = pin!(watch(state.clone(), Scope::Namespaces, drain(), far()));
+    let first = stream.next().await.unwrap().unwrap();
+    assert!(first.snapshot_complete && first.workloads.is_empty());
+    assert_eq!(first.namespaces, [convert::namespace_mode("shop", says)]);
+    set(&state, "b", 2);
+    state.remove_record(&Workload::new("shop", "Deployment", "a").unwrap(), 3);
+    assert!(stream.next().now_or_never().is_none());
+    state.set_namespace("shop", Namespace::default());
+    let gone = stream.next().await.unwrap().unwrap();
+    assert_eq!(entries(&gone), 1);
+    let message = &gone.namespaces[0];
+    assert_eq!(convert::namespace(message), Ok(Namespace::default()));
+}
+
+#[tokio::test]
 async fn a_drain_ends_it() {
     let (state, drain) = (state(), drain());
-    let mut stream = pin!(watch(state, drain.clone(), far()));
+    let mut stream = pin!(watch(state, Scope::Everything, drain.clone(), far()));
     stream.next().await.unwrap().unwrap();
     drain.start();
     assert!(stream.next().await.is_none());
@@ -106,8 +130,8 @@ async fn a_drain_ends_it() {
 async fn age_ends_it_though_there_is_news() {
     let state = state();
     let until = Instant::now() + Duration::from_secs(60);
-    let mut idle = pin!(watch(state.clone(), drain(), until));
-    let mut busy = pin!(watch(state.clone(), drain(), until));
+    let mut idle = pin!(watch(state.clone(), Scope::Everything, drain(), until));
+    let mut busy = pin!(watch(state.clone(), Scope::Everything, drain(), until));
     idle.next().await.unwrap().unwrap();
     busy.next().await.unwrap().unwrap();
     assert!(idle.next().await.is_none());

@@ -67,6 +67,7 @@ impl Controllers {
                 namespace.mesh().places().kubeconfig().display()
             ),
             format!("--allow-service-account={}/xds-shim", namespace.name()),
+            format!("--allow-global-proxy={}/global-proxy", namespace.name()),
         ];
         all.extend(args.iter().map(|&arg| arg.to_owned()));
         self.parts.start(all).await

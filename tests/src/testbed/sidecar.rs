@@ -1,8 +1,9 @@
 //! The sidecar of a pod: a real pilot-agent that starts a real Envoy, with the environment Istio's injector gives it.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use super::tools::Tools;
 
 /// Where istiod, and its certificate authority, are found.
 pub(super) const ISTIOD_ADDRESS: &str = "istiod.istio-system.svc:15012";
+
+/// What the agent starts as Envoy, in its folder.
+const ENVOY: &str = "envoy";
 
 /// What kind of proxy istiod is told it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,8 @@ pub struct SidecarOptions {
     pub concurrency: u8,
     /// Whether Envoy keeps all statistics, and not only those that Istio's bootstrap lets through. Costs memory.
     pub all_stats: bool,
+    /// More arguments of Envoy, such as `--disable-extensions envoy.filters.http.on_demand`.
+    pub envoy_args: String,
 }
 
 impl Default for SidecarOptions {
@@ -69,6 +75,7 @@ impl Default for SidecarOptions {
             owner: true,
             concurrency: 2,
             all_stats: false,
+            envoy_args: String::new(),
         }
     }
 }
@@ -101,7 +108,9 @@ pub(super) async fn start(
 ) -> Result<Process> {
     let dir = places.work.join("pods").join(&network.name);
     let token = token(resources, owner).await?;
-    lay_out(&dir, tools, &token, istio_root).with_context(|| dir.display().to_string())?;
+    lay_out(&dir, tools, &token, istio_root)
+        .and_then(|()| write_envoy(&dir, tools, &options.envoy_args))
+        .with_context(|| dir.display().to_string())?;
     let mut command = network.proxy_command(&tools.pilot_agent);
     command
         .args(["proxy", options.proxy_type.as_str()])
@@ -118,7 +127,7 @@ pub(super) async fn start(
         .current_dir(&dir)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .envs(environment(tools, owner, network.address, options));
+        .envs(environment(owner, network.address, options));
     Process::spawn(
         "pilot-agent",
         command,
@@ -192,6 +201,15 @@ fn lay_out(dir: &Path, tools: &Tools, token: &str, istio_root: &str) -> Result<(
     hand_over(dir)
 }
 
+/// What the agent starts as Envoy. It has no way of its own to hand arguments on.
+fn write_envoy(dir: &Path, tools: &Tools, args: &str) -> Result<()> {
+    let script = format!("#!/bin/sh\nexec {} \"$@\" {args}\n", tools.envoy.display());
+    let path = dir.join(ENVOY);
+    std::fs::write(&path, script)?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
 /// The proxy's user owns its folder.
 fn hand_over(path: &Path) -> Result<()> {
     if path.is_symlink() {
@@ -208,14 +226,13 @@ fn hand_over(path: &Path) -> Result<()> {
 
 /// As `injection-template.yaml` of Istio's chart has it.
 fn environment(
-    tools: &Tools,
     owner: Owner<'_>,
     address: Ipv4Addr,
     options: &SidecarOptions,
 ) -> BTreeMap<String, String> {
     let mut proxy_config = json!({
         "discoveryAddress": options.discovery_address,
-        "binaryPath": tools.envoy,
+        "binaryPath": format!("./{ENVOY}"),
         "configPath": "./etc/istio/proxy",
         "concurrency": options.concurrency,
         "proxyMetadata": options.env,

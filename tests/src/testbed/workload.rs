@@ -98,6 +98,12 @@ impl Workload {
         })
     }
 
+    /// More arguments of Envoy.
+    #[must_use]
+    pub fn envoy_args(self, args: &str) -> Self {
+        self.sidecar(|sidecar| args.clone_into(&mut sidecar.envoy_args))
+    }
+
     /// Envoy keeps all statistics, not only those that Istio's bootstrap lets through.
     #[must_use]
     pub fn all_stats(self) -> Self {

@@ -480,6 +480,8 @@ impl From<crate::session::Error> for End {
                 Error::Decode { from: "istiod", .. } => Status::internal(text),
                 Error::Decode { .. } => Status::invalid_argument(text),
                 Error::TooManyOpenResponses => Status::resource_exhausted(text),
+                // The proxy dials again and gets everything.
+                Error::CannotAsk(_) => Status::unavailable(text),
             },
         )
     }

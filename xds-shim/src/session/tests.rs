@@ -277,16 +277,7 @@ impl Stream {
     }
 
     fn refuses(&mut self, response: &pb::DeltaDiscoveryResponse) -> Seen {
-        self.request(&pb::DeltaDiscoveryRequest {
-            type_url: response.type_url.clone(),
-            response_nonce: response.nonce.clone(),
-            error_detail: Some(Status {
-                code: 13,
-                message: "broken".into(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        })
+        self.request(&refusal(response, "broken"))
     }
 
     fn pushes(&mut self, type_url: &str, nonce: &str, resources: &[pb::Resource]) -> Seen {
@@ -313,5 +304,18 @@ impl Stream {
                 .on_response(&response.encode_to_vec().into())
                 .unwrap(),
         )
+    }
+}
+
+fn refusal(response: &pb::DeltaDiscoveryResponse, why: &str) -> pb::DeltaDiscoveryRequest {
+    pb::DeltaDiscoveryRequest {
+        type_url: response.type_url.clone(),
+        response_nonce: response.nonce.clone(),
+        error_detail: Some(Status {
+            code: 13,
+            message: why.into(),
+            ..Default::default()
+        }),
+        ..Default::default()
     }
 }

@@ -2,15 +2,17 @@
 
 use std::str::FromStr;
 
-use dependency_graph::{Mode, mode};
+use dependency_graph::fallback::{POLICY_ANNOTATION, annotated};
+use dependency_graph::{Mode, Namespace, mode};
 use serde_yaml_ng::Value;
+use tracing::warn;
 
 use crate::resource::{Entry, WorkloadDependencies, entry};
 
 /// What a document is.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Document {
-    Namespace(String, Option<Mode>),
+    Namespace(String, Namespace),
     Record(Box<(WorkloadDependencies, Entry)>),
     /// Nothing, but comments.
     Empty,
@@ -89,7 +91,19 @@ fn namespace(value: &Value) -> Result<Document, String> {
             Some(Mode::from_str(text).map_err(|error| error.to_string())?)
         }
     };
-    Ok(Document::Namespace(name.into(), mode))
+    let annotation = metadata
+        .get("annotations")
+        .and_then(|annotations| annotations.get(POLICY_ANNOTATION));
+    // One that is no text is no policy either.
+    let (fallback, wrong) =
+        annotated(annotation.map(|annotation| annotation.as_str().unwrap_or_default()));
+    if let Some(error) = wrong {
+        warn!(namespace = name, %error, counts_as = %fallback, "its annotation is none; nothing is relayed");
+    }
+    Ok(Document::Namespace(
+        name.into(),
+        Namespace { mode, fallback },
+    ))
 }
 
 /// A record as a document.

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use dependency_graph::{Learned, Mode, Timestamp, Workload};
+use dependency_graph::{Learned, Namespace, Timestamp, Workload};
 use tempfile::NamedTempFile;
 use tracing::{debug, warn};
 
@@ -42,7 +42,7 @@ struct Seen {
 /// What of a document matters here.
 #[derive(Clone, Debug, PartialEq)]
 enum Known {
-    Namespace(String, Option<Mode>),
+    Namespace(String, Namespace),
     Record(Box<Entry>),
 }
 
@@ -155,7 +155,7 @@ impl Folder {
         let mut documents = Vec::new();
         for (index, text) in documents::split(&text).into_iter().enumerate() {
             match documents::read(text) {
-                Ok(Document::Namespace(name, mode)) => documents.push(Known::Namespace(name, mode)),
+                Ok(Document::Namespace(name, says)) => documents.push(Known::Namespace(name, says)),
                 Ok(Document::Record(record)) => documents.push(Known::Record(Box::new(record.1))),
                 Ok(Document::Empty) => {}
                 Err(error) => skip(index + 1, &error),
@@ -179,10 +179,10 @@ impl Folder {
             .flat_map(|(path, seen)| seen.documents.iter().map(move |document| (path, document)));
         for (path, document) in known {
             let first = match document {
-                Known::Namespace(name, mode) => {
+                Known::Namespace(name, says) => {
                     let first = namespaces.insert(name.clone());
                     if first {
-                        state.set_namespace(name, *mode);
+                        state.set_namespace(name, *says);
                     }
                     first
                 }

@@ -1,6 +1,7 @@
 //! Documents, and what a folder survives.
 
-use dependency_graph::{Dependency, Mode, Port, Protocol, Source, Timestamp};
+use dependency_graph::fallback::Policy;
+use dependency_graph::{Dependency, Mode, Namespace, Port, Protocol, Source, Timestamp};
 use prometheus::Registry;
 
 use super::documents::{Document, read, replace, split};
@@ -47,7 +48,13 @@ fn documents_are_split_at_their_markers_only() {
 #[test]
 fn namespaces_are_read() {
     let of = |labels: &str| read(&format!("kind: Namespace\nmetadata: {{name: a{labels}}}"));
-    let mode = |mode| Ok(Document::Namespace("a".into(), mode));
+    let says = |mode, fallback| {
+        Ok(Document::Namespace(
+            "a".into(),
+            Namespace { mode, fallback },
+        ))
+    };
+    let mode = |mode| says(mode, Policy::default());
     assert_eq!(of(""), mode(None));
     assert_eq!(of(", labels: {other: x}"), mode(None));
     assert_eq!(
@@ -63,6 +70,15 @@ fn namespaces_are_read() {
         mode(Some(Mode::Off))
     );
     assert!(of(", labels: {lazymesh.dev/mode: lazy}").is_err());
+    for (value, policy) in [
+        ("relay-only", Policy::RelayOnly),
+        ("redirect-only", Policy::RedirectOnly),
+        ("redirect_only", Policy::RedirectOnly),
+        ("true", Policy::RedirectOnly),
+    ] {
+        let annotated = format!(", annotations: {{lazymesh.dev/fallback: {value}}}");
+        assert_eq!(of(&annotated), says(None, policy), "{value}");
+    }
     assert!(read("kind: Namespace").is_err());
 }
 
@@ -129,7 +145,7 @@ fn a_malformed_document_hides_no_other_and_is_not_written_over() {
     let mut folder = Folder::open(path.path().into(), metrics.clone()).unwrap();
     let state = State::new(metrics.clone());
     folder.look(&state).unwrap();
-    assert_eq!(state.namespace("shop"), Some(Mode::Observe));
+    assert_eq!(state.namespace("shop").mode, Some(Mode::Observe));
     assert_eq!(metrics.unreadable.get(), 2);
     folder.look(&state).unwrap();
     assert_eq!(metrics.unreadable.get(), 2, "said once only");
@@ -196,7 +212,7 @@ fn a_document_broken_by_hand_keeps_its_last_good_state() {
     for _ in 0..2 {
         folder.look(&state).unwrap();
         assert_eq!(state.record(&workload("reviews")).unwrap().learned.len(), 1);
-        assert_eq!(state.namespace("other"), Some(Mode::Observe));
+        assert_eq!(state.namespace("other").mode, Some(Mode::Observe));
     }
     assert!(matches!(
         learn(&mut folder, "reviews", "c.d"),
@@ -208,5 +224,5 @@ fn a_document_broken_by_hand_keeps_its_last_good_state() {
     std::fs::write(&file, namespace("other")).unwrap();
     folder.look(&state).unwrap();
     assert!(state.record(&workload("reviews")).is_none());
-    assert_eq!(state.namespace("shop"), None);
+    assert_eq!(state.namespace("shop").mode, None);
 }

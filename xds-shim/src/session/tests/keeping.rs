@@ -241,3 +241,27 @@ fn a_tcp_service_is_learned_as_tcp() {
     stream.pushes(ads::LDS, "l1", &[resource("10.0.0.1_80", &listener)]);
     assert_eq!(stream.asks(ads::CDS, &[A]).asks[0].protocol, Protocol::Tcp);
 }
+
+#[test]
+fn a_proxy_that_cannot_ask_is_given_up() {
+    let words = "Error adding/updating listener(s) 0.0.0.0_80: Didn't find a registered implementation for \
+                 'envoy.filters.http.on_demand'";
+    for (type_url, words, given_up) in [
+        (ads::LDS, words, true),
+        (ads::LDS, "no such filter: envoy.filters.http.mine", false),
+        (ads::CDS, words, false),
+    ] {
+        let mut stream = Stream::started(&[], &[cluster(A)]);
+        stream.asks(ads::LDS, &[]);
+        let mut given = stream
+            .pushes(ads::LDS, "l1", &[http_listener("0.0.0.0_80", "80")])
+            .to_proxy
+            .remove(0);
+        if type_url == ads::CDS {
+            given = stream.asks(ads::CDS, &[A]).to_proxy.remove(0);
+        }
+        let request = refusal(&given, words).encode_to_vec().into();
+        let outcome = stream.session.on_request(&request);
+        assert_eq!(outcome.is_err(), given_up, "{type_url}: {words}");
+    }
+}
