@@ -52,7 +52,6 @@ impl Controllers {
             format!("--namespace={own}"),
             format!("--sidecar-namespace={}", lazy.name()),
             format!("--global-proxy-service={}", global_proxies.service()),
-            format!("--allow-global-proxy={}", global_proxies.service()),
         ];
         let flags: Vec<_> = flags.iter().map(String::as_str).collect();
         self.start_all(&[&flags, args].concat()).await

@@ -67,7 +67,7 @@ impl GlobalProxies {
         })
     }
 
-    /// The Service, and the service account, as flags of the controller name them: `NAMESPACE/global-proxy`.
+    /// The Service, as the controller's flag names it: `NAMESPACE/global-proxy`.
     pub fn service(&self) -> String {
         format!("{}/{PROGRAM}", self.namespace.name())
     }
