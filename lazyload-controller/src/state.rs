@@ -6,6 +6,7 @@
 //! What is learned and not stored yet is told at once, since a store may take seconds. It is no part of what is known:
 //! what is reported again is judged by what is stored, so that nothing counts as kept because it was told.
 
+mod sidecars;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::resource::Entry;
+use crate::resource::{Entry, Said};
 
 /// A record of a store with the revision at which it was so. Later states have greater revisions.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +69,7 @@ struct Inner {
 struct Known {
     revision: u64,
     capped: bool,
+    said: BTreeSet<Said>,
 }
 
 /// What one watcher is still to be told: names only, so that a slow one costs no more than the graph has entries.
@@ -109,6 +111,7 @@ pub struct Watcher {
     state: State,
     id: u64,
     told: Arc<Told>,
+    counted: bool,
     /// All there was when the watch began, not told yet.
     pub snapshot: VecDeque<Change>,
 }
@@ -124,7 +127,9 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.state.inner.lock().watchers.remove(&self.id);
-        self.state.metrics.watches.dec();
+        if self.counted {
+            self.state.metrics.watches.dec();
+        }
     }
 }
 
@@ -320,6 +325,17 @@ impl State {
     /// Starts a watch. Until everything is known there is nothing complete to tell: wait for [`State::synced`] first.
     #[must_use]
     pub fn watch(&self) -> Watcher {
+        self.metrics.watches.inc();
+        self.listen(true)
+    }
+
+    /// The same for a part of this process, which is not counted among the watches.
+    #[must_use]
+    pub fn watch_within(&self) -> Watcher {
+        self.listen(false)
+    }
+
+    fn listen(&self, counted: bool) -> Watcher {
         let told = Arc::new(Told::default());
         let mut inner = self.inner.lock();
         let id = inner.next_watcher;
@@ -339,11 +355,11 @@ impl State {
             .filter(|w| inner.graph.workload(w).is_none())
             .map(|w| Change::Workload(w.clone()));
         let snapshot = namespaces.chain(workloads).chain(ahead).collect();
-        self.metrics.watches.inc();
         Watcher {
             state: self.clone(),
             id,
             told,
+            counted,
             snapshot,
         }
     }
@@ -419,6 +435,7 @@ impl Inner {
         let known = Known {
             revision,
             capped: entry.capped,
+            said: entry.said,
         };
         self.set(&entry.workload, Some((entry.record, known)));
     }

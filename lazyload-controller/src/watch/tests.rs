@@ -31,6 +31,7 @@ fn set(state: &State, name: &str, revision: u64) {
             record,
             capped: false,
             stale: false,
+            said: Default::default(),
         },
         revision,
     });
