@@ -1,8 +1,10 @@
 //! Puts the global proxy together: binds first and says what it bound, then serves until the drain.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 
+use graph_client::{Controller, SetupError};
 use mesh_runtime::admin::{self, Admin};
 use mesh_runtime::drain::Drain;
 use mesh_runtime::readiness::Readiness;
@@ -14,6 +16,7 @@ use tokio::net::TcpSocket;
 use tracing::{info, warn};
 
 use crate::config::Cli;
+use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::worker::{self, Settings};
 
@@ -38,6 +41,9 @@ pub enum Error {
     /// A thread cannot be had.
     #[error("cannot start a worker: {0} (hint: --workers)")]
     Worker(io::Error),
+    /// The controller cannot be dialed as the flags say.
+    #[error(transparent)]
+    Controller(#[from] SetupError),
     /// A part of it failed.
     #[error(transparent)]
     Task(#[from] tasks::Error),
@@ -50,6 +56,8 @@ pub struct App {
     address: SocketAddr,
     admin: admin::Bound,
     settings: Settings,
+    graph: Option<(Graph, Controller)>,
+    readiness: Readiness,
     metrics: Metrics,
     drain: Drain,
 }
@@ -71,22 +79,26 @@ impl App {
             Some(first) => first.local_addr().map_err(Error::Bind)?,
             None => cli.listen,
         };
+        let graph = graph(cli, &metrics)?;
         let name = "Lazymesh global-proxy";
-        let mut admin = Admin::new(name, registry, Readiness::new(), drain.clone());
+        let readiness = Readiness::new();
+        let mut admin = Admin::new(name, registry, readiness.clone(), drain.clone());
         if let Some(log) = log {
             admin = admin.log_control(log);
         }
         let admin = admin.bind(cli.admin_listen).await.map_err(Error::Bind)?;
         let settings = cli.settings();
-        info!(%address, workers = listeners.len(), policy = ?settings.policy, "global proxy");
-        if settings.policy.is_none() {
-            warn!("no policy is known: every request is refused (hint: --policy)");
+        info!(%address, workers = listeners.len(), policy = ?settings.policy, controller = cli.controller, "global proxy");
+        if settings.policy.is_none() && graph.is_none() {
+            warn!("no policy is known: every request is refused (hint: --controller or --policy)");
         }
         let app = Self {
             listeners,
             address,
             admin,
             settings,
+            graph,
+            readiness,
             metrics,
             drain,
         };
@@ -116,9 +128,14 @@ impl App {
     pub async fn run(self) -> Result<(), Error> {
         let mut tasks = Tasks::new(self.drain.clone());
         tasks.spawn_background("admin port", self.admin.serve());
+        let graph = self.graph.as_ref().map(|(graph, _)| graph.clone());
+        if let Some((graph, controller)) = self.graph {
+            follow(&mut tasks, &self.readiness, graph, controller);
+        }
         for (number, listener) in self.listeners.into_iter().enumerate() {
             let (metrics, drain) = (self.metrics.clone(), self.drain.clone());
-            let end = worker::start(number, listener, self.settings, metrics, drain)
+            let (settings, graph) = (self.settings, graph.clone());
+            let end = worker::start(number, listener, settings, graph, metrics, drain)
                 .map_err(Error::Worker)?;
             tasks.spawn(format!("worker {number}"), async move {
                 end.await
@@ -127,6 +144,35 @@ impl App {
         }
         Ok(tasks.run().await?)
     }
+}
+
+fn graph(cli: &Cli, metrics: &Metrics) -> Result<Option<(Graph, Controller)>, Error> {
+    let Some(address) = &cli.controller else {
+        return Ok(None);
+    };
+    let (roots, token) = (cli.controller_ca.as_deref(), cli.controller_token.clone());
+    let controller = Controller::new(address, roots, token)?;
+    Ok(Some((Graph::new(metrics.clone()), controller)))
+}
+
+/// Talks to the controller. The process is ready once it knows what namespaces allow: before, it would refuse them all.
+fn follow(tasks: &mut Tasks, readiness: &Readiness, graph: Graph, controller: Controller) {
+    let (watching, watched) = (graph.clone(), controller.clone());
+    tasks.spawn_background("watch", async move {
+        watching.watch(&watched).await;
+        Ok::<(), Infallible>(())
+    });
+    let sending = graph.clone();
+    tasks.spawn_background("calls", async move {
+        sending.send(&controller).await;
+        Ok::<(), Infallible>(())
+    });
+    let ready = readiness.register("the controller's first word");
+    tasks.spawn_background("wait for controller", async move {
+        graph.known().await;
+        ready.mark_ready();
+        Ok::<(), Infallible>(())
+    });
 }
 
 /// One listener per worker, all on one port.

@@ -1,11 +1,13 @@
 //! Flags, and the checks between them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use dependency_graph::fallback;
+use http::Uri;
 use mesh_runtime::telemetry;
 
 use crate::decide;
@@ -14,13 +16,20 @@ use crate::limits::Limits;
 use crate::tries;
 use crate::worker::Settings;
 
+/// The longest body of a request that is redirected: well below what the caller's Envoy keeps of it, which counts more
+/// than the body's own bytes.
+const BODY: usize = 60_000;
+const _: () = assert!(BODY < fallback::MAX_BODY as usize);
+
 /// Carries to their destinations the HTTP requests that a trimmed sidecar sends here.
 ///
 /// It runs behind its own Istio sidecar with full config and STRICT mutual TLS. A request must name its verified
 /// caller (x-forwarded-client-cert, from that sidecar) and where it was going (x-lazymesh-original-dst, from the
-/// fallback route of the caller's Envoy); it is relayed there under the global proxy's own identity.
+/// fallback route of the caller's Envoy). The lazyload controller is told of it, and once the caller's sidecar is likely
+/// to have the service it is answered with a redirect that the caller's own Envoy follows; what cannot be redirected is
+/// relayed under the global proxy's own identity, or refused, as the caller's namespace allows.
 ///
-/// Redirects that keep the caller's identity, reports to the lazyload controller, and TCP are not there yet.
+/// TCP is not there yet.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "global-proxy", version)]
 pub struct Cli {
@@ -40,8 +49,14 @@ pub struct Cli {
         value_name = "ADDRESS"
     )]
     pub admin_listen: SocketAddr,
-    /// What is done for every namespace; without it every request is refused with 503
-    #[arg(long, env = "LAZYMESH_POLICY", value_enum, value_name = "POLICY")]
+    /// What is done for every namespace without a controller; with neither, every request is refused with 503
+    #[arg(
+        long,
+        env = "LAZYMESH_POLICY",
+        value_enum,
+        value_name = "POLICY",
+        conflicts_with = "controller"
+    )]
     pub policy: Option<Policy>,
     /// Threads that carry traffic [default: one per core]
     #[arg(long, env = "LAZYMESH_WORKERS", value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -49,6 +64,36 @@ pub struct Cli {
     /// Serve without a sidecar, on loopback only: callers are not verified, and any destination goes. For tests
     #[arg(long)]
     pub no_sidecar: bool,
+
+    /// The lazyload controller, https://HOST:PORT, or http:// on loopback; it says what each namespace allows
+    #[arg(
+        long,
+        env = "LAZYMESH_CONTROLLER",
+        value_name = "URL",
+        help_heading = "Controller"
+    )]
+    pub controller: Option<String>,
+    /// Roots that the controller's certificate is verified with (PEM)
+    #[arg(
+        long,
+        env = "LAZYMESH_CONTROLLER_CA",
+        value_name = "FILE",
+        requires = "controller",
+        help_heading = "Controller"
+    )]
+    pub controller_ca: Option<PathBuf>,
+    /// A service account token with audience lazymesh.dev; read again at every connection
+    #[arg(
+        long,
+        env = "LAZYMESH_CONTROLLER_TOKEN",
+        value_name = "FILE",
+        requires = "controller",
+        help_heading = "Controller"
+    )]
+    pub controller_token: Option<PathBuf>,
+    /// How long a request is held at the most until the caller's Sidecar is written
+    #[arg(long, env = "LAZYMESH_HOLD", default_value = "2s", value_name = "DURATION", value_parser = time, help_heading = "Controller")]
+    pub hold: Duration,
 
     /// Connections of callers open at once; more are told 503
     #[arg(long, env = "LAZYMESH_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "NUMBER", value_parser = at_least_one, help_heading = "Limits")]
@@ -88,7 +133,7 @@ pub struct Cli {
 pub enum Policy {
     /// Relay everything, under the global proxy's identity
     RelayOnly,
-    /// Refuse what cannot be redirected: everything, as redirects are not there yet
+    /// Refuse what cannot be redirected: everything, without a controller
     RedirectOnly,
 }
 
@@ -103,6 +148,14 @@ impl Cli {
                 "--no-sidecar believes anyone, so --listen must be a loopback address, not {} \
                  (hint: --listen 127.0.0.1:15080)",
                 self.listen
+            ));
+        }
+        if let Some(controller) = &self.controller
+            && !loopback_or_tls(controller)
+        {
+            return Err(format!(
+                "--controller {controller}: a token must not travel in the clear, so without TLS only to a loopback \
+                 address (hint: https://HOST:PORT and --controller-ca)"
             ));
         }
         Ok(())
@@ -130,14 +183,14 @@ impl Cli {
                 Trust::Sidecar
             },
             policy: self.policy.map(|policy| match policy {
-                Policy::RelayOnly => decide::Policy::RelayOnly,
-                Policy::RedirectOnly => decide::Policy::RedirectOnly,
+                Policy::RelayOnly => fallback::Policy::RelayOnly,
+                Policy::RedirectOnly => fallback::Policy::RedirectOnly,
             }),
             decide: decide::Settings {
                 tries: tries::MOST,
-                body: 60_000,
+                body: BODY,
                 body_wait: Duration::from_millis(100),
-                hold: Duration::from_secs(2),
+                hold: self.hold,
             },
             limits: limits.split(self.worker_count()),
             header_bytes: self.header_bytes,
@@ -146,6 +199,19 @@ impl Cli {
             caller_idle: self.caller_idle,
         }
     }
+}
+
+/// Whether a token may be shown to the controller at this address. What is no address is left for the dialer to say.
+fn loopback_or_tls(address: &str) -> bool {
+    let Ok(uri) = address.parse::<Uri>() else {
+        return true;
+    };
+    if uri.scheme_str() != Some("http") {
+        return true;
+    }
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let ip = host.parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -207,6 +273,25 @@ mod tests {
         let cli = parse(&["--no-sidecar", "--listen", "127.0.0.1:0"]).unwrap();
         assert_eq!(cli.check(), Ok(()));
         assert_eq!(cli.settings().trust, Trust::NoSidecar);
+    }
+
+    #[test]
+    fn a_token_is_not_shown_in_the_clear() {
+        for good in [
+            "https://controller:15020",
+            "http://127.0.0.1:1",
+            "http://[::1]:1",
+            "http://localhost:1",
+        ] {
+            let cli = parse(&["--controller", good]).unwrap();
+            assert_eq!(cli.check(), Ok(()), "{good}");
+        }
+        let cli = parse(&["--controller", "http://controller:15020"]).unwrap();
+        assert!(cli.check().unwrap_err().contains("loopback"));
+        let policy = ["--policy", "relay-only"];
+        let controller = ["--controller", "https://controller:15020"];
+        assert!(parse(&[policy, controller].concat()).is_err());
+        assert!(parse(&["--controller-token", "t"]).is_err());
     }
 
     #[test]

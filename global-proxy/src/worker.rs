@@ -5,6 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use dependency_graph::fallback::Policy;
 use mesh_runtime::drain::Drain;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -14,7 +15,9 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::decide;
+use crate::graph::Graph;
 use crate::incoming::Trust;
+use crate::kept::Room;
 use crate::limits::{Limiter, Limits, Permit};
 use crate::metrics::{Counted, Metrics};
 use crate::pool::Pool;
@@ -30,8 +33,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 pub struct Settings {
     /// What may be believed of connections.
     pub trust: Trust,
-    /// What all namespaces allow, if that is known.
-    pub policy: Option<decide::Policy>,
+    /// What all namespaces allow without a controller, if that is known.
+    pub policy: Option<Policy>,
     /// The settings of decisions.
     pub decide: decide::Settings,
     /// The limits of this worker.
@@ -50,6 +53,10 @@ pub struct Settings {
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) settings: Settings,
+    /// What the controller says; without one, `settings.policy` holds.
+    pub(crate) graph: Option<Graph>,
+    /// For bodies that are kept.
+    pub(crate) room: Room,
     pub(crate) limiter: Limiter,
     pub(crate) pool: Rc<Pool>,
     pub(crate) metrics: Metrics,
@@ -65,6 +72,7 @@ pub(crate) fn start(
     number: usize,
     listener: std::net::TcpListener,
     settings: Settings,
+    graph: Option<Graph>,
     metrics: Metrics,
     drain: Drain,
 ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
@@ -77,7 +85,7 @@ pub(crate) fn start(
                 .build();
             let outcome = runtime.and_then(|runtime| {
                 let local = LocalSet::new();
-                runtime.block_on(local.run_until(run(listener, settings, metrics, drain)))
+                runtime.block_on(local.run_until(run(listener, settings, graph, metrics, drain)))
             });
             let _ = ended.send(outcome);
         })?;
@@ -87,12 +95,15 @@ pub(crate) fn start(
 async fn run(
     listener: std::net::TcpListener,
     settings: Settings,
+    graph: Option<Graph>,
     metrics: Metrics,
     drain: Drain,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let worker = Rc::new(Worker {
         settings,
+        graph,
+        room: Room::default(),
         limiter: Limiter::new(settings.limits),
         pool: Pool::new(
             settings.connect_timeout,

@@ -24,6 +24,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::controller::Controller;
+
 /// Longer than anything here takes.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
@@ -59,6 +61,31 @@ impl Proxy {
             "--no-sidecar",
             "--policy=relay-only",
             "--workers=1",
+            "--listen=127.0.0.1:0",
+            "--admin-listen=127.0.0.1:0",
+        ];
+        Self::with(&[&base, flags].concat()).await
+    }
+
+    /// One that asks a controller, and has heard from it.
+    pub(crate) async fn asking(controller: &Controller, flags: &[&str]) -> Self {
+        let proxy = Self::asking_at(&controller.url(), flags).await;
+        for stream in ["watch", "calls"] {
+            let name = format!("lazymesh_proxy_controller_{stream}_connected");
+            let connected = async || proxy.metric(&name).await == 1.0;
+            until("the controller was heard", connected).await;
+        }
+        proxy
+    }
+
+    /// One that asks a controller that need not be there.
+    pub(crate) async fn asking_at(url: &str, flags: &[&str]) -> Self {
+        let controller = format!("--controller={url}");
+        let base = [
+            "global-proxy",
+            "--no-sidecar",
+            &controller,
+            "--workers=2",
             "--listen=127.0.0.1:0",
             "--admin-listen=127.0.0.1:0",
         ];
@@ -105,6 +132,12 @@ impl Proxy {
         line.unwrap_or_else(|| panic!("no metric {name} in {text}"))
             .parse()
             .unwrap()
+    }
+
+    /// How many requests were relayed for this reason.
+    pub(crate) async fn relays(&self, why: &str) -> f64 {
+        let name = format!("lazymesh_proxy_relays_total{{why=\"{why}\"}}");
+        self.metric(&name).await
     }
 
     pub(crate) async fn exchanges(&self, protocol: &str, outcome: &str) -> f64 {
