@@ -68,6 +68,10 @@ impl Controllers {
             format!("--allow-service-account={}/xds-shim", namespace.name()),
             format!("--allow-global-proxy={}/global-proxy", namespace.name()),
         ];
+        // It would act on the namespaces of other tests as well.
+        if !args.iter().any(|arg| arg.starts_with("--sidecars")) {
+            all.push("--sidecars=off".to_owned());
+        }
         all.extend(args.iter().map(|&arg| arg.to_owned()));
         self.parts.start(all).await
     }
