@@ -9,15 +9,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tracing::debug;
 
 /// What an HTTP/2 connection with prior knowledge begins with, RFC 9113 3.4.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The HTTP a caller speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -75,8 +77,30 @@ impl Accepted {
                 None => {}
             }
         };
-        self.first = first.freeze();
+        self.put_back(first.freeze());
         Ok(Some(spoken))
+    }
+
+    /// Gives back what was read, to be read again first.
+    pub(crate) fn put_back(&mut self, read: Bytes) {
+        self.first = if self.first.is_empty() {
+            read
+        } else {
+            [read, self.first.split_off(0)].concat().into()
+        };
+    }
+
+    /// Whether the connection breaks when it is dropped, so that the peer does not take it for one that ended.
+    pub(crate) fn breaks(&self, breaks: bool) {
+        breaks_on_close(&self.socket.stream, breaks);
+    }
+}
+
+/// Has a socket that is dropped send RST (`true`), or FIN.
+pub(crate) fn breaks_on_close(stream: &TcpStream, breaks: bool) {
+    let linger = breaks.then_some(Duration::ZERO);
+    if let Err(error) = SockRef::from(stream).set_linger(linger) {
+        debug!(%error, "cannot have a connection break");
     }
 }
 

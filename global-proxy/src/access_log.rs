@@ -3,12 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, Request, StatusCode, Version};
 use tracing::info;
 
 use crate::body::Sent;
+use crate::decide::Why;
 use crate::incoming::Incoming;
 use crate::limits::Permit;
 use crate::metrics::Metrics;
@@ -19,6 +20,10 @@ use crate::refuse::Refusal;
 pub enum Outcome {
     /// The answer went through to its end.
     Relayed,
+    /// It was redirected, to go direct.
+    Redirected,
+    /// It was redirected, as the mesh has no such name.
+    Plain,
     /// The caller went away, or the drain ended, before it was over.
     CallerCut,
     /// The server's answer broke off.
@@ -33,6 +38,8 @@ impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Relayed => "relayed",
+            Self::Redirected => "redirected",
+            Self::Plain => "plain",
             Self::CallerCut => "caller_cut",
             Self::ServerCut => "server_cut",
             Self::Refused(reason) => reason,
@@ -52,6 +59,8 @@ pub(crate) struct Record {
     caller: OnceLock<(String, SocketAddr)>,
     status: Cell<Option<StatusCode>>,
     outcome: Cell<Outcome>,
+    why: Cell<Option<Why>>,
+    held: Cell<Option<Duration>>,
     detail: RefCell<Option<String>>,
     received: Cell<u64>,
     sent: Arc<Sent>,
@@ -71,6 +80,8 @@ impl Record {
             caller: OnceLock::new(),
             status: Cell::default(),
             outcome: Cell::new(Outcome::CallerCut),
+            why: Cell::default(),
+            held: Cell::default(),
             detail: RefCell::default(),
             received: Cell::default(),
             sent: Arc::default(),
@@ -90,6 +101,31 @@ impl Record {
     /// Holds a permit until the exchange is over.
     pub(crate) fn admitted(&self, permit: Permit) {
         self.permit.replace(Some(permit));
+    }
+
+    /// Since the request came.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// It was held until now.
+    pub(crate) fn held(&self) {
+        let held = self.elapsed();
+        self.metrics.hold_seconds.observe(held.as_secs_f64());
+        self.held.set(Some(held));
+    }
+
+    /// What the controller has to say of it.
+    pub(crate) fn heard(&self, reason: Option<Arc<str>>) {
+        if let Some(reason) = reason {
+            self.detail.replace(Some(reason.as_ref().to_owned()));
+        }
+    }
+
+    /// It is relayed, and why not redirected.
+    pub(crate) fn relays(&self, why: Why) {
+        self.metrics.relays(why);
+        self.why.set(Some(why));
     }
 
     pub(crate) fn sent(&self) -> Arc<Sent> {
@@ -132,6 +168,7 @@ impl Drop for Record {
         info!(
             target: "access",
             outcome,
+            why = self.why.get().map(Why::as_str),
             version = ?self.version,
             method = %self.method,
             authority,
@@ -141,8 +178,13 @@ impl Drop for Record {
             destination = destination.map(tracing::field::display),
             request_bytes = sent,
             response_bytes = received,
-            ms = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX),
+            held_ms = self.held.get().map(ms),
+            ms = ms(self.begin.elapsed()),
             detail = self.detail.get_mut().take(),
         );
     }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,8 +1,10 @@
 //! Puts the global proxy together: binds first and says what it bound, then serves until the drain.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 
+use graph_client::{Controller, SetupError};
 use mesh_runtime::admin::{self, Admin};
 use mesh_runtime::drain::Drain;
 use mesh_runtime::readiness::Readiness;
@@ -14,8 +16,9 @@ use tokio::net::TcpSocket;
 use tracing::{info, warn};
 
 use crate::config::Cli;
+use crate::graph::Graph;
 use crate::metrics::Metrics;
-use crate::worker::{self, Settings};
+use crate::worker::{self, Listeners, Settings};
 
 /// Connections that wait to be accepted, per worker.
 const BACKLOG: u32 = 1024;
@@ -38,6 +41,9 @@ pub enum Error {
     /// A thread cannot be had.
     #[error("cannot start a worker: {0} (hint: --workers)")]
     Worker(io::Error),
+    /// The controller cannot be dialed as the flags say.
+    #[error(transparent)]
+    Controller(#[from] SetupError),
     /// A part of it failed.
     #[error(transparent)]
     Task(#[from] tasks::Error),
@@ -46,10 +52,13 @@ pub enum Error {
 /// A global proxy that has its ports.
 #[derive(Debug)]
 pub struct App {
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<Listeners>,
     address: SocketAddr,
+    tunnel_address: Option<SocketAddr>,
     admin: admin::Bound,
     settings: Settings,
+    graph: Option<(Graph, Controller)>,
+    readiness: Readiness,
     metrics: Metrics,
     drain: Drain,
 }
@@ -63,35 +72,47 @@ impl App {
         cli.check().map_err(Error::Flags)?;
         let registry = metrics::registry()?;
         let metrics = Metrics::new(&registry)?;
-        let listeners = listen(cli.listen, cli.worker_count()).map_err(|error| {
-            let text = format!("--listen {}: {error}", cli.listen);
-            Error::Bind(io::Error::new(error.kind(), text))
-        })?;
-        let address = match listeners.first() {
-            Some(first) => first.local_addr().map_err(Error::Bind)?,
-            None => cli.listen,
-        };
+        let workers = cli.worker_count();
+        let (http, address) = bind("--listen", cli.listen, workers)?;
+        let tunnels = cli.tunnel_address();
+        let tunnels = tunnels.map(|address| bind("--tunnel-listen", address, workers));
+        let (tunnels, tunnel_address) = tunnels.transpose()?.unzip();
+        let mut tunnels = tunnels.into_iter().flatten();
+        let listeners: Vec<_> = http
+            .into_iter()
+            .map(|http| Listeners {
+                http,
+                tunnels: tunnels.next(),
+            })
+            .collect();
+        let graph = graph(cli, &metrics)?;
         let name = "Lazymesh global-proxy";
-        let mut admin = Admin::new(name, registry, Readiness::new(), drain.clone());
+        let readiness = Readiness::new();
+        let mut admin = Admin::new(name, registry, readiness.clone(), drain.clone());
         if let Some(log) = log {
             admin = admin.log_control(log);
         }
         let admin = admin.bind(cli.admin_listen).await.map_err(Error::Bind)?;
         let settings = cli.settings();
-        info!(%address, workers = listeners.len(), policy = ?settings.policy, "global proxy");
-        if settings.policy.is_none() {
-            warn!("no policy is known: every request is refused (hint: --policy)");
+        let tunnel = tunnel_address.map(tracing::field::display);
+        info!(%address, tunnel, workers = listeners.len(), policy = ?settings.policy, controller = cli.controller, "global proxy");
+        if settings.policy.is_none() && graph.is_none() {
+            warn!("no policy is known: every request is refused (hint: --controller or --policy)");
         }
         let app = Self {
             listeners,
             address,
+            tunnel_address,
             admin,
             settings,
+            graph,
+            readiness,
             metrics,
             drain,
         };
         if let Some(path) = &cli.port_file {
-            let ports = [("http", app.address()), ("admin", app.admin_address())];
+            let mut ports = vec![("http", app.address()), ("admin", app.admin_address())];
+            ports.extend(app.tunnel_address().map(|address| ("tunnel", address)));
             port_file::write(path, &ports).map_err(Error::PortFile)?;
         }
         Ok(app)
@@ -101,6 +122,12 @@ impl App {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where callers' tunnels arrive, if they may.
+    #[must_use]
+    pub fn tunnel_address(&self) -> Option<SocketAddr> {
+        self.tunnel_address
     }
 
     /// Where the admin port listens.
@@ -116,9 +143,14 @@ impl App {
     pub async fn run(self) -> Result<(), Error> {
         let mut tasks = Tasks::new(self.drain.clone());
         tasks.spawn_background("admin port", self.admin.serve());
-        for (number, listener) in self.listeners.into_iter().enumerate() {
+        let graph = self.graph.as_ref().map(|(graph, _)| graph.clone());
+        if let Some((graph, controller)) = self.graph {
+            follow(&mut tasks, &self.readiness, graph, controller);
+        }
+        for (number, listeners) in self.listeners.into_iter().enumerate() {
             let (metrics, drain) = (self.metrics.clone(), self.drain.clone());
-            let end = worker::start(number, listener, self.settings, metrics, drain)
+            let (settings, graph) = (self.settings, graph.clone());
+            let end = worker::start(number, listeners, settings, graph, metrics, drain)
                 .map_err(Error::Worker)?;
             tasks.spawn(format!("worker {number}"), async move {
                 end.await
@@ -127,6 +159,52 @@ impl App {
         }
         Ok(tasks.run().await?)
     }
+}
+
+fn graph(cli: &Cli, metrics: &Metrics) -> Result<Option<(Graph, Controller)>, Error> {
+    let Some(address) = &cli.controller else {
+        return Ok(None);
+    };
+    let (roots, token) = (cli.controller_ca.as_deref(), cli.controller_token.clone());
+    let controller = Controller::new(address, roots, token)?;
+    Ok(Some((Graph::new(metrics.clone()), controller)))
+}
+
+/// Talks to the controller. The process is ready once it knows what namespaces allow: before, it would refuse them all.
+fn follow(tasks: &mut Tasks, readiness: &Readiness, graph: Graph, controller: Controller) {
+    let (watching, watched) = (graph.clone(), controller.clone());
+    tasks.spawn_background("watch", async move {
+        watching.watch(&watched).await;
+        Ok::<(), Infallible>(())
+    });
+    let sending = graph.clone();
+    tasks.spawn_background("calls", async move {
+        sending.send(&controller).await;
+        Ok::<(), Infallible>(())
+    });
+    let ready = readiness.register("the controller's first word");
+    tasks.spawn_background("wait for controller", async move {
+        graph.known().await;
+        ready.mark_ready();
+        Ok::<(), Infallible>(())
+    });
+}
+
+/// Binds the address of a flag, and says what it bound.
+fn bind(
+    flag: &str,
+    address: SocketAddr,
+    workers: usize,
+) -> Result<(Vec<std::net::TcpListener>, SocketAddr), Error> {
+    let listeners = listen(address, workers).map_err(|error| {
+        let text = format!("{flag} {address}: {error}");
+        Error::Bind(io::Error::new(error.kind(), text))
+    })?;
+    let bound = match listeners.first() {
+        Some(first) => first.local_addr().map_err(Error::Bind)?,
+        None => address,
+    };
+    Ok((listeners, bound))
 }
 
 /// One listener per worker, all on one port.

@@ -17,6 +17,7 @@ use mesh_runtime::BoxError;
 use crate::access_log::{Outcome, Record};
 use crate::expect::Gate;
 use crate::hygiene;
+use crate::kept::Kept;
 use crate::pool::Lease;
 
 /// What has become of a request's body.
@@ -46,13 +47,13 @@ impl Sent {
 /// The caller's body, towards the server.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    body: Incoming,
+    body: Kept,
     gate: Option<Gate>,
     sent: Arc<Sent>,
 }
 
 impl Outgoing {
-    pub(crate) fn new(body: Incoming, gate: Option<Gate>, sent: Arc<Sent>) -> Self {
+    pub(crate) fn new(body: Kept, gate: Option<Gate>, sent: Arc<Sent>) -> Self {
         sent.done.store(body.is_end_stream(), Ordering::Relaxed);
         Self { body, gate, sent }
     }

@@ -1,11 +1,13 @@
 //! Flags, and the checks between them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use dependency_graph::fallback;
+use http::Uri;
 use mesh_runtime::telemetry;
 
 use crate::decide;
@@ -14,13 +16,21 @@ use crate::limits::Limits;
 use crate::tries;
 use crate::worker::Settings;
 
-/// Carries to their destinations the HTTP requests that a trimmed sidecar sends here.
+/// The longest body of a request that is redirected: well below what the caller's Envoy keeps of it, which counts more
+/// than the body's own bytes.
+const BODY: usize = 60_000;
+const _: () = assert!(BODY < fallback::MAX_BODY as usize);
+
+/// Carries to their destinations the requests and connections that a trimmed sidecar sends here.
 ///
 /// It runs behind its own Istio sidecar with full config and STRICT mutual TLS. A request must name its verified
 /// caller (x-forwarded-client-cert, from that sidecar) and where it was going (x-lazymesh-original-dst, from the
-/// fallback route of the caller's Envoy); it is relayed there under the global proxy's own identity.
+/// fallback route of the caller's Envoy). The lazyload controller is told of it, and once the caller's sidecar is likely
+/// to have the service it is answered with a redirect that the caller's own Envoy follows; what cannot be redirected is
+/// relayed under the global proxy's own identity, or refused, as the caller's namespace allows.
 ///
-/// Redirects that keep the caller's identity, reports to the lazyload controller, and TCP are not there yet.
+/// Connections come in tunnels that name both in the heads of CONNECT (x-lazymesh-caller, again from the sidecar). They are
+/// relayed or refused: nothing can redirect them.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "global-proxy", version)]
 pub struct Cli {
@@ -32,6 +42,9 @@ pub struct Cli {
         value_name = "ADDRESS"
     )]
     pub listen: SocketAddr,
+    /// Where tunnels of callers arrive [default: 0.0.0.0:15081; none with --no-sidecar]
+    #[arg(long, env = "LAZYMESH_TUNNEL_LISTEN", value_name = "ADDRESS")]
+    pub tunnel_listen: Option<SocketAddr>,
     /// Where health, metrics and admin pages are served
     #[arg(
         long,
@@ -40,8 +53,14 @@ pub struct Cli {
         value_name = "ADDRESS"
     )]
     pub admin_listen: SocketAddr,
-    /// What is done for every namespace; without it every request is refused with 503
-    #[arg(long, env = "LAZYMESH_POLICY", value_enum, value_name = "POLICY")]
+    /// What is done for every namespace without a controller; with neither, every request is refused with 503
+    #[arg(
+        long,
+        env = "LAZYMESH_POLICY",
+        value_enum,
+        value_name = "POLICY",
+        conflicts_with = "controller"
+    )]
     pub policy: Option<Policy>,
     /// Threads that carry traffic [default: one per core]
     #[arg(long, env = "LAZYMESH_WORKERS", value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -49,6 +68,36 @@ pub struct Cli {
     /// Serve without a sidecar, on loopback only: callers are not verified, and any destination goes. For tests
     #[arg(long)]
     pub no_sidecar: bool,
+
+    /// The lazyload controller, https://HOST:PORT, or http:// on loopback; it says what each namespace allows
+    #[arg(
+        long,
+        env = "LAZYMESH_CONTROLLER",
+        value_name = "URL",
+        help_heading = "Controller"
+    )]
+    pub controller: Option<String>,
+    /// Roots that the controller's certificate is verified with (PEM)
+    #[arg(
+        long,
+        env = "LAZYMESH_CONTROLLER_CA",
+        value_name = "FILE",
+        requires = "controller",
+        help_heading = "Controller"
+    )]
+    pub controller_ca: Option<PathBuf>,
+    /// A service account token with audience lazymesh.dev; read again at every connection
+    #[arg(
+        long,
+        env = "LAZYMESH_CONTROLLER_TOKEN",
+        value_name = "FILE",
+        requires = "controller",
+        help_heading = "Controller"
+    )]
+    pub controller_token: Option<PathBuf>,
+    /// How long a request is held at the most until the caller's Sidecar is written
+    #[arg(long, env = "LAZYMESH_HOLD", default_value = "2s", value_name = "DURATION", value_parser = time, help_heading = "Controller")]
+    pub hold: Duration,
 
     /// Connections of callers open at once; more are told 503
     #[arg(long, env = "LAZYMESH_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "NUMBER", value_parser = at_least_one, help_heading = "Limits")]
@@ -71,11 +120,14 @@ pub struct Cli {
     /// How long a connection of a caller is kept without a request; Envoy closes its own after an hour
     #[arg(long, env = "LAZYMESH_CALLER_IDLE", default_value = "2h", value_name = "DURATION", value_parser = time, help_heading = "Limits")]
     pub caller_idle: Duration,
+    /// How long a tunnel is kept in which nothing moves; Envoy closes its own after an hour
+    #[arg(long, env = "LAZYMESH_TUNNEL_IDLE", default_value = "1h", value_name = "DURATION", value_parser = time, help_heading = "Limits")]
+    pub tunnel_idle: Duration,
 
     /// How long what is under way may take to end after SIGTERM
     #[arg(long, env = "LAZYMESH_DRAIN", default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Operation")]
     pub drain: Duration,
-    /// Write the bound ports there as JSON, {"http":..,"admin":..}: for tests with port 0
+    /// Write the bound ports there as JSON, {"http":..,"admin":..,"tunnel":..}: for tests with port 0
     #[arg(long, value_name = "FILE", help_heading = "Operation")]
     pub port_file: Option<PathBuf>,
     #[command(flatten)]
@@ -88,7 +140,7 @@ pub struct Cli {
 pub enum Policy {
     /// Relay everything, under the global proxy's identity
     RelayOnly,
-    /// Refuse what cannot be redirected: everything, as redirects are not there yet
+    /// Refuse what cannot be redirected: everything, without a controller
     RedirectOnly,
 }
 
@@ -98,14 +150,37 @@ impl Cli {
     /// # Errors
     /// What does not go together, and what to do about it.
     pub fn check(&self) -> Result<(), String> {
-        if self.no_sidecar && !self.listen.ip().is_loopback() {
+        let listens = [
+            ("--listen", Some(self.listen), "127.0.0.1:15080"),
+            ("--tunnel-listen", self.tunnel_listen, "127.0.0.1:15081"),
+        ];
+        for (flag, address, good) in listens {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback())
+                && self.no_sidecar
+            {
+                return Err(format!(
+                    "--no-sidecar believes anyone, so {flag} must be a loopback address, not {address} \
+                     (hint: {flag} {good})"
+                ));
+            }
+        }
+        if let Some(controller) = &self.controller
+            && !loopback_or_tls(controller)
+        {
             return Err(format!(
-                "--no-sidecar believes anyone, so --listen must be a loopback address, not {} \
-                 (hint: --listen 127.0.0.1:15080)",
-                self.listen
+                "--controller {controller}: a token must not travel in the clear, so without TLS only to a loopback \
+                 address (hint: https://HOST:PORT and --controller-ca)"
             ));
         }
         Ok(())
+    }
+
+    /// Where tunnels arrive, if they may.
+    #[must_use]
+    pub fn tunnel_address(&self) -> Option<SocketAddr> {
+        let usual = SocketAddr::from(([0, 0, 0, 0], 15081));
+        self.tunnel_listen
+            .or_else(|| (!self.no_sidecar).then_some(usual))
     }
 
     /// The number of workers.
@@ -130,22 +205,36 @@ impl Cli {
                 Trust::Sidecar
             },
             policy: self.policy.map(|policy| match policy {
-                Policy::RelayOnly => decide::Policy::RelayOnly,
-                Policy::RedirectOnly => decide::Policy::RedirectOnly,
+                Policy::RelayOnly => fallback::Policy::RelayOnly,
+                Policy::RedirectOnly => fallback::Policy::RedirectOnly,
             }),
             decide: decide::Settings {
                 tries: tries::MOST,
-                body: 60_000,
+                body: BODY,
                 body_wait: Duration::from_millis(100),
-                hold: Duration::from_secs(2),
+                hold: self.hold,
             },
             limits: limits.split(self.worker_count()),
             header_bytes: self.header_bytes,
             connect_timeout: self.connect_timeout,
             server_idle: self.idle,
             caller_idle: self.caller_idle,
+            tunnel_idle: self.tunnel_idle,
         }
     }
+}
+
+/// Whether a token may be shown to the controller at this address. What is no address is left for the dialer to say.
+fn loopback_or_tls(address: &str) -> bool {
+    let Ok(uri) = address.parse::<Uri>() else {
+        return true;
+    };
+    if uri.scheme_str() != Some("http") {
+        return true;
+    }
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let ip = host.parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -207,6 +296,43 @@ mod tests {
         let cli = parse(&["--no-sidecar", "--listen", "127.0.0.1:0"]).unwrap();
         assert_eq!(cli.check(), Ok(()));
         assert_eq!(cli.settings().trust, Trust::NoSidecar);
+        let tunnels = ["--tunnel-listen", "0.0.0.0:15081"];
+        let cli = parse(&[&["--no-sidecar", "--listen", "127.0.0.1:0"], &tunnels[..]].concat());
+        assert!(
+            cli.unwrap()
+                .check()
+                .unwrap_err()
+                .contains("--tunnel-listen")
+        );
+    }
+
+    #[test]
+    fn tunnels_need_a_sidecar_or_an_address() {
+        let address = |flags: &[&str]| parse(flags).unwrap().tunnel_address();
+        assert_eq!(address(&[]), "0.0.0.0:15081".parse().ok());
+        assert_eq!(address(&["--no-sidecar"]), None);
+        let given = "127.0.0.1:0";
+        let flags = ["--no-sidecar", "--tunnel-listen", given];
+        assert_eq!(address(&flags), given.parse().ok());
+    }
+
+    #[test]
+    fn a_token_is_not_shown_in_the_clear() {
+        for good in [
+            "https://controller:15020",
+            "http://127.0.0.1:1",
+            "http://[::1]:1",
+            "http://localhost:1",
+        ] {
+            let cli = parse(&["--controller", good]).unwrap();
+            assert_eq!(cli.check(), Ok(()), "{good}");
+        }
+        let cli = parse(&["--controller", "http://controller:15020"]).unwrap();
+        assert!(cli.check().unwrap_err().contains("loopback"));
+        let policy = ["--policy", "relay-only"];
+        let controller = ["--controller", "https://controller:15020"];
+        assert!(parse(&[policy, controller].concat()).is_err());
+        assert!(parse(&["--controller-token", "t"]).is_err());
     }
 
     #[test]
@@ -222,6 +348,7 @@ mod tests {
             ["--header-bytes", "1000000"],
             ["--connect-timeout", "0s"],
             ["--idle", "soon"],
+            ["--tunnel-idle", "0s"],
             ["--listen", "nowhere"],
         ] {
             assert!(parse(&bad).is_err(), "{bad:?}");

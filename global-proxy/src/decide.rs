@@ -3,26 +3,23 @@
 //! Pure. Asked again after each wait, it comes to an end within a few. It never relays unasked: a namespace of which
 //! nothing is known is refused.
 
+mod why;
+
 use std::time::Duration;
+
+use dependency_graph::fallback::Policy;
 
 use crate::incoming::{Incoming, Path};
 use crate::refuse::Refusal;
 use crate::shape::{BodySeen, Kind, Shape};
 use crate::tries;
+pub use why::Why;
 
 /// How long a request waits for a controller that is away.
 const CONTROLLER_AWAY: Duration = Duration::from_millis(200);
 
-/// What a namespace allows.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Policy {
-    /// Redirect what can be redirected, relay the rest.
-    PreferRedirect,
-    /// Redirect or refuse: nothing of this namespace is ever seen under our identity.
-    RedirectOnly,
-    /// Relay everything at once.
-    RelayOnly,
-}
+/// By when a caller's Envoy has taken a Sidecar that was written, if it is well.
+const TAKEN: Duration = Duration::from_millis(500);
 
 /// What the controller said of a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,6 +35,8 @@ pub enum Answer {
     },
     /// The host is in no registry.
     UnknownName,
+    /// It does not know the caller's pod, or not as this one.
+    UnknownCaller,
     /// The Sidecar will not have it: mode off, capped, a Sidecar of the user's.
     Refused,
 }
@@ -93,7 +92,7 @@ pub enum Step {
     /// Redirect, marked as a name that plain Istio is to route.
     Plain,
     /// Carry it.
-    Relay,
+    Relay(Why),
     /// Do not carry it.
     Refuse(Refusal),
 }
@@ -103,12 +102,12 @@ pub enum Step {
 pub fn step(now: &Situation<'_>, settings: &Settings) -> Step {
     match now.policy {
         None => Step::Refuse(Refusal::PolicyUnknown(namespace(now))),
-        Some(Policy::RelayOnly) => Step::Relay,
-        Some(Policy::PreferRedirect) => redirect(now, settings).unwrap_or(Step::Relay),
+        Some(Policy::RelayOnly) => Step::Relay(Why::RelayOnly),
+        Some(Policy::PreferRedirect) => redirect(now, settings).unwrap_or_else(Step::Relay),
         Some(Policy::RedirectOnly) => redirect(now, settings).unwrap_or_else(|why| {
             Step::Refuse(Refusal::RedirectOnly {
                 namespace: namespace(now),
-                why,
+                why: why.text(),
             })
         }),
     }
@@ -118,62 +117,69 @@ fn namespace(now: &Situation<'_>) -> String {
     now.incoming.caller.spiffe.namespace().to_owned()
 }
 
+/// Whether the connection of a call that was relayed is in the way of the next one, which would go direct.
+///
+/// By a fallback route each request is routed anew, so nothing sticks there.
+#[must_use]
+pub fn sticks(path: Path, answer: Answer) -> bool {
+    path == Path::Direct && matches!(answer, Answer::Written { age } if age >= TAKEN)
+}
+
 /// The next step towards a redirect, or why there is none.
-fn redirect(now: &Situation<'_>, settings: &Settings) -> Result<Step, &'static str> {
+fn redirect(now: &Situation<'_>, settings: &Settings) -> Result<Step, Why> {
     never(now)?;
-    if now.answer == Answer::Refused {
-        return Err("its Sidecar will not have the service");
+    match now.answer {
+        Answer::Refused => return Err(Why::Refused),
+        Answer::UnknownCaller => return Err(Why::UnknownCaller),
+        _ => {}
     }
     if now.incoming.tries >= settings.tries.min(tries::MOST) {
-        return Err("its redirects are used up");
+        return Err(Why::UsedUp);
     }
     match now.body {
-        BodySeen::TooLarge => return Err("its body is too large"),
-        BodySeen::Complete { trailers: true, .. } => return Err("its body has trailers"),
+        BodySeen::TooLarge => return Err(Why::TooLarge),
+        BodySeen::Complete { trailers: true, .. } => return Err(Why::Trailers),
         BodySeen::Complete { bytes, .. } | BodySeen::Open { bytes } if bytes > settings.body => {
-            return Err("its body is too large");
+            return Err(Why::TooLarge);
         }
         BodySeen::Open { .. } => {
             return left(settings.body_wait, now.waited)
                 .map(Step::ReadBody)
-                .ok_or("its body did not come in time");
+                .ok_or(Why::SlowBody);
         }
         BodySeen::Empty | BodySeen::Complete { .. } => {}
     }
     match now.answer {
         Answer::UnknownName => Ok(Step::Plain),
         Answer::Unheard | Answer::Pending => {
-            let hold = if now.controller_up {
-                settings.hold
+            let (hold, why) = if now.controller_up {
+                (settings.hold, Why::NotWritten)
             } else {
-                settings.hold.min(CONTROLLER_AWAY)
+                (settings.hold.min(CONTROLLER_AWAY), Why::ControllerAway)
             };
-            left(hold, now.waited)
-                .map(Step::AwaitAnswer)
-                .ok_or("its Sidecar was not written in time")
+            left(hold, now.waited).map(Step::AwaitAnswer).ok_or(why)
         }
         Answer::Written { age } => {
             match tries::pause(now.incoming.tries, age, now.waited, settings.tries) {
-                None => Err("its redirects are used up"),
+                None => Err(Why::UsedUp),
                 Some(Duration::ZERO) => Ok(Step::Redirect {
                     tries: now.incoming.tries + 1,
                 }),
                 Some(pause) => Ok(Step::Pause(pause)),
             }
         }
-        Answer::Refused => Err("its Sidecar will not have the service"),
+        Answer::Refused => Err(Why::Refused),
+        Answer::UnknownCaller => Err(Why::UnknownCaller),
     }
 }
 
 /// What no waiting mends.
-fn never(now: &Situation<'_>) -> Result<(), &'static str> {
+fn never(now: &Situation<'_>) -> Result<(), Why> {
     match now.shape.kind {
-        _ if now.incoming.path == Path::Direct => Err("it did not come by a route that redirects"),
-        Kind::Upgrade | Kind::Connect | Kind::ExtendedConnect => {
-            Err("it turns into another protocol")
-        }
-        Kind::Plain | Kind::Grpc if now.shape.expects_100 => Err("it expects 100-continue"),
-        Kind::Plain | Kind::Grpc if !now.sayable => Err("its URL cannot be said in a Location"),
+        _ if now.incoming.path == Path::Direct => Err(Why::Direct),
+        Kind::Upgrade | Kind::Connect | Kind::ExtendedConnect => Err(Why::Upgrade),
+        Kind::Plain | Kind::Grpc if now.shape.expects_100 => Err(Why::Expects),
+        Kind::Plain | Kind::Grpc if !now.sayable => Err(Why::Unsayable),
         Kind::Plain | Kind::Grpc => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 //! Pure. It never looks at a body, and adds nothing that says a proxy was on the way: the server's answer must be as
 //! without one.
 
+use dependency_graph::fallback;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, LOCATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
@@ -75,7 +76,7 @@ pub fn response_out(
         && status.is_redirection()
         && let Some(location) = headers.remove(LOCATION)
     {
-        headers.insert(incoming::LOCATION, location);
+        headers.insert(fallback::LOCATION, location);
     }
     if version == Version::HTTP_2 {
         headers.remove(UPGRADE);

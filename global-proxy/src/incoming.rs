@@ -6,23 +6,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use dependency_graph::fallback::{HEADER_PREFIX, ORIGINAL_DESTINATION, ORIGINAL_URL, POD, TRIES};
 use http::{HeaderMap, HeaderName};
 
 use crate::refuse::Refusal;
 use crate::xfcc::{SpiffeId, verified_uri};
 
-/// Where the request was going: set by the fallback route of the caller's Envoy.
-pub const ORIGINAL_DST: HeaderName = HeaderName::from_static("x-lazymesh-original-dst");
-/// The caller's pod: set by the caller's Envoy.
-pub const POD: HeaderName = HeaderName::from_static("x-lazymesh-pod");
-/// How often this request has been redirected. The fallback route always sets it, empty at first.
-pub const TRIES: HeaderName = HeaderName::from_static("x-lazymesh-tries");
-/// The `Location` of a relayed redirect, which the fallback route puts back.
-pub const LOCATION: HeaderName = HeaderName::from_static("x-lazymesh-location");
 /// Appended to by each sidecar on the way.
 pub const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-/// What all headers of ours begin with.
-pub const PREFIX: &str = "x-lazymesh-";
 
 /// A pod's name may be this long; a longer one is no name.
 const POD_NAME: usize = 253;
@@ -76,6 +67,10 @@ pub fn incoming(headers: &mut HeaderMap, trust: Trust) -> Result<Incoming, Refus
     let original = original(headers, trust);
     let (tries, path) = tries(headers);
     strip(headers);
+    if tries > 0 {
+        // Envoy's, of the redirect that brought the request back.
+        headers.remove(ORIGINAL_URL);
+    }
     Ok(Incoming {
         caller: caller?,
         original: original?,
@@ -89,7 +84,7 @@ pub fn strip(headers: &mut HeaderMap) {
     headers.remove(XFCC);
     let ours: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with(PREFIX))
+        .filter(|name| name.as_str().starts_with(HEADER_PREFIX))
         .cloned()
         .collect();
     for name in ours {
@@ -101,37 +96,49 @@ fn caller(headers: &HeaderMap, trust: Trust) -> Result<Caller, Refusal> {
     // Our sidecar appends to the last one, should there be several.
     let spiffe = match headers.get_all(XFCC).iter().next_back() {
         Some(value) => verified_uri(value),
-        None if trust == Trust::NoSidecar => SpiffeId::parse("spiffe://none/ns/none/sa/none"),
+        None if trust == Trust::NoSidecar => nobody(),
         None => None,
     };
-    let pod = headers
-        .get(POD)
-        .and_then(|value| value.to_str().ok())
-        .filter(|name| !name.is_empty() && *name != "-" && name.len() <= POD_NAME)
-        .map(str::to_owned);
+    let pod = pod(headers);
     spiffe
         .map(|spiffe| Caller { spiffe, pod })
         .ok_or(Refusal::NoCaller)
 }
 
+/// Whom [`Trust::NoSidecar`] takes for the caller where none is named.
+pub(crate) fn nobody() -> Option<SpiffeId> {
+    SpiffeId::parse("spiffe://none/ns/none/sa/none")
+}
+
+/// The caller's pod, as its Envoy says.
+pub(crate) fn pod(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get(POD)
+        .and_then(|value| value.to_str().ok())
+        .filter(|name| !name.is_empty() && *name != "-" && name.len() <= POD_NAME)
+        .map(str::to_owned)
+}
+
 fn original(headers: &HeaderMap, trust: Trust) -> Result<SocketAddr, Refusal> {
-    let mut values = headers.get_all(ORIGINAL_DST).iter();
+    let mut values = headers.get_all(ORIGINAL_DESTINATION).iter();
     let value = values.next().ok_or(Refusal::NoDestination)?;
-    let bad = || {
-        let text: String = String::from_utf8_lossy(value.as_bytes())
-            .chars()
-            .take(80)
-            .collect();
-        Refusal::BadDestination(text)
-    };
+    let text = String::from_utf8_lossy(value.as_bytes());
     if values.next().is_some() {
-        return Err(bad());
+        return Err(bad_destination(&text));
     }
-    let address: SocketAddr = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(bad)?;
+    destination(&text, trust)
+}
+
+fn bad_destination(text: &str) -> Refusal {
+    Refusal::BadDestination(text.chars().take(80).collect())
+}
+
+/// Reads an original destination.
+///
+/// # Errors
+/// When it is none, or none that traffic may be carried to.
+pub(crate) fn destination(text: &str, trust: Trust) -> Result<SocketAddr, Refusal> {
+    let address: SocketAddr = text.parse().map_err(|_| bad_destination(text))?;
     // ::ffff:10.0.0.1 is 10.0.0.1, also when it is looked at below.
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     if allowed(address, trust) {
@@ -190,10 +197,14 @@ mod tests {
     const XFCC_OF_CLIENT: &str = "By=spiffe://cluster.local/ns/lazymesh-system/sa/global-proxy;\
                                   URI=spiffe://cluster.local/ns/shop/sa/client";
 
-    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
-        let pairs = pairs
-            .iter()
-            .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
+    const XFCC: &str = "x-forwarded-client-cert";
+    const ORIGINAL_DST: &str = ORIGINAL_DESTINATION;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = pairs.iter().map(|(name, value)| {
+            let name = HeaderName::from_static(name);
+            (name, HeaderValue::from_str(value).unwrap())
+        });
         pairs.collect()
     }
 
@@ -209,8 +220,9 @@ mod tests {
             (ORIGINAL_DST, "10.96.0.7:8080"),
             (POD, "client-7d4b9-x2x"),
             (TRIES, "2"),
-            (HeaderName::from_static("x-lazymesh-anything"), "1"),
-            (HeaderName::from_static("x-request-id"), "7"),
+            ("x-lazymesh-anything", "1"),
+            (ORIGINAL_URL, "http://reviews/"),
+            ("x-request-id", "7"),
         ]);
         let incoming = incoming(&mut headers, Trust::Sidecar).unwrap();
         assert_eq!(incoming.caller.spiffe.namespace(), "shop");
@@ -219,6 +231,19 @@ mod tests {
         assert_eq!((incoming.tries, incoming.path), (2, Path::Routed));
         let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["x-request-id"]);
+    }
+
+    #[test]
+    fn a_request_that_was_not_redirected_keeps_its_own_url_header() {
+        let sent = [
+            (XFCC, XFCC_OF_CLIENT),
+            (ORIGINAL_DST, "10.96.0.7:80"),
+            (TRIES, ""),
+            (ORIGINAL_URL, "http://reviews/"),
+        ];
+        let mut headers = headers(&sent);
+        incoming(&mut headers, Trust::Sidecar).unwrap();
+        assert!(headers.contains_key(ORIGINAL_URL));
     }
 
     #[test]

@@ -2,10 +2,9 @@
 //!
 //! What is done with a request is decided by pure, synchronous functions of values ([`incoming`], [`shape`],
 //! [`validate`], [`limits`], [`decide`] and what they use); sockets wrap them: a `worker` accepts, `serve` speaks HTTP
-//! to the caller, `handle` has the request judged, `relay` carries it over a connection of the `pool`.
-//!
-//! It only relays so far. [`decide`] knows redirects, and [`tries`] and [`location`] what they need, but nothing asks
-//! the lazyload controller yet, and without its word a redirect is never the decision.
+//! to the caller, `handle` has the request judged, `hold` waits for what that takes, `relay` carries it over a connection
+//! of the `pool`. What is no HTTP, or came by a port that the caller's Envoy does not know, comes in a `tunnel`. [`graph`] is
+//! what the lazyload controller is told and says.
 
 mod accepted;
 pub mod access_log;
@@ -15,19 +14,24 @@ pub mod config;
 pub mod decide;
 mod dial;
 mod expect;
+pub mod graph;
 mod handle;
+mod hold;
 pub mod hygiene;
 pub mod incoming;
+mod kept;
 pub mod limits;
 mod local;
 pub mod location;
 pub mod metrics;
 mod pool;
+mod redirect;
 pub mod refuse;
 mod relay;
 mod serve;
 pub mod shape;
 pub mod tries;
+mod tunnel;
 mod upgrade;
 pub mod validate;
 pub mod worker;

@@ -21,8 +21,8 @@ const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-m
 pub enum Refusal {
     /// No verified caller.
     #[error(
-        "no verified caller: x-forwarded-client-cert names no SPIFFE id (hint: callers reach the global proxy \
-         over mutual TLS, through its own sidecar)"
+        "no verified caller: neither x-forwarded-client-cert nor, in a tunnel, x-lazymesh-caller names one SPIFFE id \
+         (hint: callers reach the global proxy over mutual TLS, through its own sidecar)"
     )]
     NoCaller,
     /// The caller's Envoy did not say where the request was going.
@@ -32,7 +32,10 @@ pub enum Refusal {
     )]
     NoDestination,
     /// The original destination cannot be read.
-    #[error("x-lazymesh-original-dst must be one IP address with a port, not {0:?}")]
+    #[error(
+        "the original destination (x-lazymesh-original-dst, or what a tunnel is opened to) must be one IP address \
+         with a port, not {0:?}"
+    )]
     BadDestination(String),
     /// The original destination is no address of a service.
     #[error("{0} is not an address that traffic is carried to")]

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use http::header::HOST;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming as Body;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
@@ -18,6 +17,7 @@ use crate::body::{Outgoing, Relayed};
 use crate::expect::Latch;
 use crate::hygiene;
 use crate::incoming::Path;
+use crate::kept::Kept;
 use crate::refuse::Refusal;
 use crate::shape::{Kind, Shape};
 use crate::upgrade;
@@ -42,7 +42,7 @@ pub(crate) async fn relay(
     worker: &Rc<Worker>,
     call: Call,
     parts: Parts,
-    body: Body,
+    body: Kept,
 ) -> Result<Response<Relayed>, Refusal> {
     let (shape, version) = (call.shape, parts.version);
     let over_h2 = version == Version::HTTP_2;

@@ -1,8 +1,10 @@
-//! One connection of a caller: HTTP/1 or HTTP/2 with prior knowledge, told apart by how it begins.
+//! HTTP of a caller, on a connection or in a tunnel: HTTP/1 or HTTP/2 with prior knowledge, told apart by how it begins.
 //!
 //! Once the drain starts, an HTTP/1 connection says `connection: close` with its next answer and an HTTP/2 one GOAWAY;
-//! what is under way goes on until the drain ends.
+//! what is under way goes on until the drain ends. In a tunnel whose service has been learned HTTP/2 says GOAWAY as well;
+//! the next answer of HTTP/1 there, which `handle` makes, says `connection: close`.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -16,9 +18,10 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use crate::accepted::{Accepted, Spoken, Watch};
+use crate::accepted::{Accepted, Spoken};
 use crate::handle::handle;
 use crate::local::{LocalExec, http2 as limits};
+use crate::tunnel::{End, Origin, Watch};
 use crate::worker::Worker;
 
 /// As much as is read ahead of one HTTP/1 connection, its request's head included.
@@ -30,17 +33,64 @@ const SHED: Duration = Duration::from_secs(1);
 /// between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Serves it to its end. `shed`: each of its requests is refused, and it ends soon.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, shed: bool) {
-    if let Err(error) = connection(worker, stream, shed).await {
+/// By what the requests came.
+#[derive(Clone, Debug)]
+pub(crate) enum Via {
+    /// A connection of our own sidecar.
+    Sidecar,
+    /// One over the limit: each of its requests is refused, and it ends soon.
+    Shed,
+    /// A tunnel, which says for all its requests who called and where they were going.
+    Tunnel(Rc<Origin>),
+}
+
+impl Via {
+    fn is_shed(&self) -> bool {
+        matches!(self, Self::Shed)
+    }
+
+    /// Whether what comes by it should come by something else from now on.
+    pub(crate) fn is_learned(&self) -> bool {
+        matches!(self, Self::Tunnel(origin) if origin.is_learned())
+    }
+
+    /// Returns once it should.
+    async fn learned(&self) {
+        match self {
+            Self::Tunnel(origin) => origin.learned().await,
+            Self::Sidecar | Self::Shed => std::future::pending().await,
+        }
+    }
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, via: Via) {
+    if let Err(error) = connection(worker, stream, via).await {
         debug!(%error, "connection ended");
     }
 }
 
-async fn connection(worker: Rc<Worker>, stream: TcpStream, shed: bool) -> Result<(), BoxError> {
+/// Serves what is in a tunnel to its end.
+///
+/// # Errors
+/// When it ends otherwise than HTTP ends.
+pub(crate) async fn tunnel(
+    worker: &Rc<Worker>,
+    end: impl End,
+    spoken: Spoken,
+    origin: Rc<Origin>,
+) -> Result<(), BoxError> {
+    let via = Via::Tunnel(origin);
+    match spoken {
+        Spoken::Http1 => serve_h1(worker, end, via).await,
+        Spoken::Http2 => serve_h2(worker, end, via).await,
+    }
+}
+
+async fn connection(worker: Rc<Worker>, stream: TcpStream, via: Via) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
     let mut accepted = Accepted::new(stream);
-    let limit = if shed {
+    let limit = if via.is_shed() {
         SHED
     } else {
         worker.settings.caller_idle
@@ -54,14 +104,14 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, shed: bool) -> Result
     };
     match spoken {
         None => Ok(()),
-        Some(Spoken::Http1) => serve_h1(&worker, accepted, shed).await,
-        Some(Spoken::Http2) => serve_h2(&worker, accepted, shed).await,
+        Some(Spoken::Http1) => serve_h1(&worker, accepted, via).await,
+        Some(Spoken::Http2) => serve_h2(&worker, accepted, via).await,
     }
 }
 
-async fn serve_h1(worker: &Rc<Worker>, accepted: Accepted, shed: bool) -> Result<(), BoxError> {
-    let watch = accepted.watch();
-    let service = service_fn(|request| handle(worker.clone(), shed, request));
+async fn serve_h1(worker: &Rc<Worker>, end: impl End, via: Via) -> Result<(), BoxError> {
+    let (watch, shed) = (end.watch(), via.is_shed());
+    let service = service_fn(|request| handle(worker.clone(), via.clone(), request));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .half_close(true)
@@ -69,7 +119,7 @@ async fn serve_h1(worker: &Rc<Worker>, accepted: Accepted, shed: bool) -> Result
         .max_header_size(worker.settings.header_bytes)
         .max_buf_size(READ_AHEAD)
         .auto_date_header(false);
-    let connection = http.serve_connection(TokioIo::new(accepted), service);
+    let connection = http.serve_connection(TokioIo::new(end), service);
     let mut connection = pin!(connection.with_upgrades());
     let mut gone = pin!(gone(watch));
     tokio::select! {
@@ -85,9 +135,12 @@ async fn serve_h1(worker: &Rc<Worker>, accepted: Accepted, shed: bool) -> Result
     }
 }
 
-async fn serve_h2(worker: &Rc<Worker>, accepted: Accepted, shed: bool) -> Result<(), BoxError> {
-    let of_service = worker.clone();
-    let service = service_fn(move |request| handle(of_service.clone(), shed, request));
+async fn serve_h2(worker: &Rc<Worker>, end: impl End, via: Via) -> Result<(), BoxError> {
+    let (shed, of_service) = (via.is_shed(), (worker.clone(), via.clone()));
+    let service = service_fn(move |request| {
+        let (worker, via) = of_service.clone();
+        handle(worker, via, request)
+    });
     let header_list = u32::try_from(worker.settings.header_bytes).unwrap_or(u32::MAX);
     let mut http = http2::Builder::new(LocalExec);
     http.timer(TokioTimer::new())
@@ -100,10 +153,11 @@ async fn serve_h2(worker: &Rc<Worker>, accepted: Accepted, shed: bool) -> Result
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
         .enable_connect_protocol()
         .auto_date_header(false);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(accepted), service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(end), service));
     tokio::select! {
         ended = connection.as_mut() => return Ok(ended?),
         () = sleep(SHED), if shed => connection.as_mut().graceful_shutdown(),
+        () = via.learned() => connection.as_mut().graceful_shutdown(),
         () = worker.drain.started() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
@@ -113,11 +167,14 @@ async fn serve_h2(worker: &Rc<Worker>, accepted: Accepted, shed: bool) -> Result
     }
 }
 
-/// Returns once the caller has closed its direction and nothing has been written to it for a while.
-async fn gone(watch: Watch) {
+/// Returns once the caller has closed its direction and nothing has been written to it for a while, or has broken it.
+async fn gone(watch: impl Watch) {
     let mut written = None;
     loop {
-        sleep(LOOK).await;
+        let broken = poll_fn(|cx| watch.poll_reset(cx));
+        if timeout(LOOK, broken).await.is_ok() {
+            return;
+        }
         let now = watch.is_closed().then(|| watch.written());
         if now.is_some() && now == written {
             return;
@@ -126,6 +183,6 @@ async fn gone(watch: Watch) {
     }
 }
 
-fn cut(why: &'static str) -> BoxError {
+pub(crate) fn cut(why: &'static str) -> BoxError {
     io::Error::new(io::ErrorKind::ConnectionAborted, why).into()
 }

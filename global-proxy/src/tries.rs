@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use dependency_graph::fallback::MAX_REDIRECTS;
+
 /// The wait before each redirect: the first counted from when the Sidecar was written, later ones from when the
 /// request came back.
 const WAITS: [Duration; 6] = [
@@ -16,10 +18,10 @@ const WAITS: [Duration; 6] = [
     Duration::from_millis(400),
 ];
 
-/// The most redirects of one request. The caller's Envoy follows 8; the last is never spent, since one that is not
+/// The most redirects of one request. The caller's Envoy follows [`MAX_REDIRECTS`]; the last is never spent, since one that is not
 /// followed reaches the application.
 pub const MOST: u8 = 6;
-const _: () = assert!(MOST < 8);
+const _: () = assert!((MOST as u32) < MAX_REDIRECTS);
 
 /// What is left to wait before the redirect that follows `tries` earlier ones. `None`: there is none any more.
 ///

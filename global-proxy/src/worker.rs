@@ -5,8 +5,10 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use dependency_graph::Protocol;
+use dependency_graph::fallback::Policy;
 use mesh_runtime::drain::Drain;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio::time::{interval, sleep};
@@ -14,11 +16,14 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::decide;
-use crate::incoming::Trust;
+use crate::graph::{Call, Graph, Ticket};
+use crate::incoming::{Incoming, Trust};
+use crate::kept::Room;
 use crate::limits::{Limiter, Limits, Permit};
 use crate::metrics::{Counted, Metrics};
 use crate::pool::Pool;
-use crate::serve::serve;
+use crate::serve::{Via, serve};
+use crate::tunnel;
 
 /// How often idle connections to servers are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -30,8 +35,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 pub struct Settings {
     /// What may be believed of connections.
     pub trust: Trust,
-    /// What all namespaces allow, if that is known.
-    pub policy: Option<decide::Policy>,
+    /// What all namespaces allow without a controller, if that is known.
+    pub policy: Option<Policy>,
     /// The settings of decisions.
     pub decide: decide::Settings,
     /// The limits of this worker.
@@ -44,17 +49,79 @@ pub struct Settings {
     pub server_idle: Duration,
     /// How long a connection of a caller is kept without a request.
     pub caller_idle: Duration,
+    /// How long a tunnel is kept in which nothing moves.
+    pub tunnel_idle: Duration,
+}
+
+/// The sockets of one worker.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    pub(crate) http: std::net::TcpListener,
+    pub(crate) tunnels: Option<std::net::TcpListener>,
 }
 
 /// What the tasks of a worker share.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) settings: Settings,
+    /// What the controller says; without one, `settings.policy` holds.
+    pub(crate) graph: Option<Graph>,
+    /// For bodies that are kept.
+    pub(crate) room: Room,
     pub(crate) limiter: Limiter,
     pub(crate) pool: Rc<Pool>,
     pub(crate) metrics: Metrics,
     pub(crate) drain: Drain,
     pub(crate) tasks: TaskTracker,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        settings: Settings,
+        graph: Option<Graph>,
+        metrics: Metrics,
+        drain: Drain,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            settings,
+            graph,
+            room: Room::default(),
+            limiter: Limiter::new(settings.limits),
+            pool: Pool::new(
+                settings.connect_timeout,
+                settings.server_idle,
+                metrics.clone(),
+            ),
+            metrics,
+            drain,
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// What a namespace allows, if that is known.
+    pub(crate) fn policy(&self, namespace: &str) -> Option<Policy> {
+        match &self.graph {
+            Some(graph) => graph.policy(namespace),
+            None => self.settings.policy,
+        }
+    }
+
+    /// Tells the controller of a call, if there is one to be told.
+    pub(crate) fn report(
+        &self,
+        incoming: &Incoming,
+        authority: &[u8],
+        protocol: Protocol,
+    ) -> Option<Ticket> {
+        let graph = self.graph.as_ref()?;
+        Some(graph.report(Call {
+            spiffe_id: incoming.caller.spiffe.to_string(),
+            pod: incoming.caller.pod.clone(),
+            authority: String::from_utf8_lossy(authority).into_owned(),
+            destination: incoming.original,
+            protocol,
+        }))
+    }
 }
 
 /// Starts a worker's thread. The receiver hears how it ended; nothing, if it panicked.
@@ -63,8 +130,9 @@ pub(crate) struct Worker {
 /// When there is no thread to be had.
 pub(crate) fn start(
     number: usize,
-    listener: std::net::TcpListener,
+    listeners: Listeners,
     settings: Settings,
+    graph: Option<Graph>,
     metrics: Metrics,
     drain: Drain,
 ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
@@ -77,7 +145,7 @@ pub(crate) fn start(
                 .build();
             let outcome = runtime.and_then(|runtime| {
                 let local = LocalSet::new();
-                runtime.block_on(local.run_until(run(listener, settings, metrics, drain)))
+                runtime.block_on(local.run_until(run(listeners, settings, graph, metrics, drain)))
             });
             let _ = ended.send(outcome);
         })?;
@@ -85,24 +153,15 @@ pub(crate) fn start(
 }
 
 async fn run(
-    listener: std::net::TcpListener,
+    listeners: Listeners,
     settings: Settings,
+    graph: Option<Graph>,
     metrics: Metrics,
     drain: Drain,
 ) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    let worker = Rc::new(Worker {
-        settings,
-        limiter: Limiter::new(settings.limits),
-        pool: Pool::new(
-            settings.connect_timeout,
-            settings.server_idle,
-            metrics.clone(),
-        ),
-        metrics,
-        drain: drain.clone(),
-        tasks: TaskTracker::new(),
-    });
+    let listener = TcpListener::from_std(listeners.http)?;
+    let tunnels = listeners.tunnels.map(TcpListener::from_std).transpose()?;
+    let worker = Worker::new(settings, graph, metrics, drain.clone());
     // Connections over the limit that are told so; beyond these, they are closed without a word.
     let shed = Limiter::new(Limits {
         connections: settings.limits.connections.div_ceil(8).max(16),
@@ -121,9 +180,16 @@ async fn run(
                     sleep(ACCEPT_RETRY).await;
                 }
             },
+            accepted = next(tunnels.as_ref()) => match accepted {
+                Ok(stream) => accept_tunnel(&worker, stream),
+                Err(error) => {
+                    warn!(%error, "cannot accept a tunnel");
+                    sleep(ACCEPT_RETRY).await;
+                }
+            },
         }
     }
-    drop(listener);
+    drop((listener, tunnels));
     worker.tasks.close();
     tokio::select! {
         () = worker.tasks.wait() => {}
@@ -132,7 +198,29 @@ async fn run(
     Ok(())
 }
 
-fn accept(worker: &Rc<Worker>, shed: &Limiter, stream: tokio::net::TcpStream) {
+/// The next connection; none comes without a listener.
+async fn next(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
+    match listener {
+        Some(listener) => Ok(listener.accept().await?.0),
+        None => std::future::pending().await,
+    }
+}
+
+/// Over the limit it is closed without a word: what is in it need not be HTTP.
+fn accept_tunnel(worker: &Rc<Worker>, stream: TcpStream) {
+    let Ok(permit) = worker.limiter.connection() else {
+        worker.metrics.connections_shed.inc();
+        return;
+    };
+    let counted = Counted::new(&worker.metrics.connections);
+    let of_task = worker.clone();
+    worker.tasks.spawn_local(async move {
+        let _held: (Permit, Counted) = (permit, counted);
+        tunnel::serve(of_task, stream).await;
+    });
+}
+
+fn accept(worker: &Rc<Worker>, shed: &Limiter, stream: TcpStream) {
     let admitted = worker.limiter.connection();
     let over = admitted.is_err();
     if over {
@@ -145,6 +233,7 @@ fn accept(worker: &Rc<Worker>, shed: &Limiter, stream: tokio::net::TcpStream) {
     let of_task = worker.clone();
     worker.tasks.spawn_local(async move {
         let _held: (Permit, Counted) = (permit, counted);
-        serve(of_task, stream, over).await;
+        let via = if over { Via::Shed } else { Via::Sidecar };
+        serve(of_task, stream, via).await;
     });
 }

@@ -1,12 +1,14 @@
 //! Puts the controller together: binds first and says what it bound, then serves until the drain.
 
+mod mode_sidecar;
+mod page;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dependency_graph::Graph;
 use mesh_runtime::admin::{self, Admin, Reply};
 use mesh_runtime::drain::Drain;
 use mesh_runtime::port_file;
@@ -15,8 +17,7 @@ use mesh_runtime::tasks::{self, Tasks};
 use mesh_runtime::telemetry::LogControl;
 use mesh_runtime::tls::{self, ServerTls};
 use mesh_runtime::{grpc, metrics};
-use serde::Serialize;
-use serde_json::{Value, json};
+use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -28,6 +29,7 @@ use crate::auth::{self, Allowed, Auth, TokenFile, TokenReview};
 use crate::calls::{self, Calls};
 use crate::config::{AuthKind, Serve, StoreKind};
 use crate::given::Given;
+use crate::mesh::World;
 use crate::metrics::Metrics;
 use crate::report::Reports;
 use crate::state::State;
@@ -36,6 +38,7 @@ use crate::store::kubernetes::Kubernetes;
 use crate::store::memory::Memory;
 use crate::store::{self, Store};
 use crate::writer::Writer;
+use mode_sidecar::ModeSidecar;
 
 /// Workloads waiting for their status to be written again; the rest are found another time.
 const STALE: usize = 1024;
@@ -83,9 +86,20 @@ pub struct App {
     store: Arc<dyn Store>,
     reports: Reports,
     calls: Calls,
+    known: Known,
+    mode_sidecar: Option<ModeSidecar>,
     max_stream_age: Duration,
     readiness: Readiness,
     drain: Drain,
+}
+
+/// What is known of the mesh in mode `sidecar`, for whoever answers calls.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The mesh; empty where the mode is not acted on.
+    pub world: Arc<RwLock<World>>,
+    /// What workloads are given.
+    pub given: Given,
 }
 
 impl App {
@@ -95,6 +109,7 @@ impl App {
     /// When something given by flags cannot be had.
     pub async fn bind(serve: &Serve, log: Option<LogControl>, drain: Drain) -> Result<Self, Error> {
         let auth = serve.checked_auth().map_err(Error::Flags)?;
+        serve.sidecars.enabled(&serve.store).map_err(Error::Flags)?;
         let registry = metrics::registry()?;
         let metrics = Metrics::new(&registry)?;
         let of_calls = calls::Metrics::new(&registry)?;
@@ -103,7 +118,11 @@ impl App {
             _ => None,
         };
         let store = store(serve, client.clone(), &metrics)?;
-        let auth = authentication(auth, serve, client)?;
+        let known = Known {
+            world: Arc::new(RwLock::new(World::new(&serve.sidecars.cluster_domain))),
+            given: Given::default(),
+        };
+        let auth = authentication(auth, serve, client.clone())?;
         let tls = match (&serve.tls_cert, &serve.tls_key) {
             (Some(cert), Some(key)) => Some(ServerTls::load(cert, key)?),
             _ => None,
@@ -118,10 +137,21 @@ impl App {
             metrics.clone(),
         );
         let readiness = Readiness::new();
-        let admin = admin(registry, readiness.clone(), drain.clone(), &state, log)
-            .bind(serve.admin_listen)
-            .await
-            .map_err(Error::Bind)?;
+        let acts = serve.sidecars.enabled(&serve.store);
+        let mode_sidecar = match client.filter(|_| acts == Ok(true)) {
+            Some(client) => {
+                let parts = (&store, &state, &known);
+                let args = &serve.sidecars;
+                Some(ModeSidecar::new(client, args, parts, &registry)?)
+            }
+            None => None,
+        };
+        let admin = admin(registry, readiness.clone(), drain.clone(), &state, log);
+        let admin = match &mode_sidecar {
+            Some(mode) => mode.with_page(admin),
+            None => admin,
+        };
+        let admin = admin.bind(serve.admin_listen).await.map_err(Error::Bind)?;
         let failed = |e: std::io::Error| {
             Error::Bind(std::io::Error::new(
                 e.kind(),
@@ -138,6 +168,7 @@ impl App {
             metrics,
             drain: drain.clone(),
         };
+        let mesh = mode_sidecar.as_ref().map(ModeSidecar::mesh);
         let app = Self {
             grpc,
             address,
@@ -145,9 +176,10 @@ impl App {
             tls,
             auth,
             store,
-            // Nothing watches the mesh yet, and nothing writes Sidecars.
-            calls: Calls::new(reports.clone(), None, Given::default(), of_calls),
+            calls: Calls::new(reports.clone(), mesh, known.given.clone(), of_calls),
             reports,
+            known,
+            mode_sidecar,
             max_stream_age: serve.max_stream_age,
             readiness,
             drain,
@@ -171,6 +203,12 @@ impl App {
         self.admin.address()
     }
 
+    /// What it knows of the mesh in mode `sidecar`.
+    #[must_use]
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
     /// Serves until the drain is over.
     ///
     /// # Errors
@@ -184,6 +222,8 @@ impl App {
             store,
             reports,
             calls,
+            known: _,
+            mode_sidecar,
             max_stream_age,
             readiness,
             drain,
@@ -203,6 +243,9 @@ impl App {
             Ok::<_, std::convert::Infallible>(())
         });
         tasks.spawn_background("admin port", admin.serve());
+        if let Some(mode) = mode_sidecar {
+            mode.spawn(&mut tasks, &drain);
+        }
         let routes = Routes::new(GraphApi::server(auth, reports, calls, max_stream_age)).prepare();
         tasks.spawn("graph API", async move {
             grpc::serve(grpc, tls, routes, &drain).await
@@ -268,48 +311,10 @@ fn admin(
     let admin = Admin::new("Lazymesh lazyload-controller", registry, readiness, drain).route(
         "/debug/graph",
         "the graph as this replica knows it",
-        move || Reply::json(&dump(&state.graph())),
+        move || Reply::json(&page::dump(&state.graph())),
     );
     match log {
         Some(log) => admin.log_control(log),
         None => admin,
     }
-}
-
-#[derive(Serialize)]
-struct DumpedWorkload {
-    workload: String,
-    kind: String,
-    mode: Option<&'static str>,
-    in_force: &'static str,
-    pinned: Vec<String>,
-    learned: Vec<String>,
-}
-
-fn dump(graph: &Graph) -> Value {
-    let namespaces: serde_json::Map<String, Value> = graph
-        .namespaces()
-        .map(|(name, says)| {
-            let mode = says.mode.map(|mode| mode.as_str());
-            let fallback = says.fallback.as_str();
-            (name.to_owned(), json!({"mode": mode, "fallback": fallback}))
-        })
-        .collect();
-    let workloads = graph.workloads().map(|(workload, record)| DumpedWorkload {
-        workload: workload.to_string(),
-        kind: workload.kind().to_owned(),
-        mode: record.mode.map(|mode| mode.as_str()),
-        in_force: graph.mode_of(workload).as_str(),
-        pinned: record
-            .pinned
-            .iter()
-            .map(|pin| pin.host.to_string())
-            .collect(),
-        learned: record
-            .learned
-            .dependencies()
-            .map(|dependency| dependency.to_string())
-            .collect(),
-    });
-    json!({"namespaces": namespaces, "workloads": workloads.collect::<Vec<_>>()})
 }

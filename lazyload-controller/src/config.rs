@@ -11,14 +11,17 @@ use mesh_runtime::telemetry;
 use crate::auth::ServiceAccount;
 use crate::limits::Limits;
 
+pub mod sidecars;
+
 #[cfg(test)]
 mod tests;
 
 /// Keeps Lazymesh's dependency graph, and gives it to shims.
 ///
-/// Shims report what their sidecars ask for (Report), and are told what every workload is known to use (Watch). Global
-/// proxies tell of calls that fell back, and are told what becomes of them (Calls). The graph is kept in WorkloadDependencies resources, or in a folder of the same as YAML files. Any number of replicas
-/// may run on Kubernetes; none of them leads. On a folder only one may run.
+/// Shims report what their sidecars ask for (Report), and are told what every workload is known to use (Watch). The
+/// graph is kept in WorkloadDependencies resources, or in a folder of the same as YAML files. Any number of replicas
+/// may run on Kubernetes; one of them, the holder of a Lease, writes the Sidecars of namespaces in mode sidecar. On a
+/// folder only one may run.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "lazyload-controller",
@@ -145,6 +148,9 @@ pub struct Serve {
     /// Write the ports that were bound to this file, as {"grpc": PORT, "admin": PORT}
     #[arg(long, value_name = "FILE")]
     pub port_file: Option<PathBuf>,
+    /// The mode `sidecar`.
+    #[command(flatten)]
+    pub sidecars: sidecars::SidecarArgs,
     /// Logs.
     #[command(flatten)]
     pub telemetry: telemetry::Args,

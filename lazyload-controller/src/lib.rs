@@ -1,9 +1,11 @@
 //! Keeps the dependency graph in Kubernetes, or in a folder, and gives it to shims.
 //!
 //! Reports come in by [`report`], are gathered per workload by [`writer`], written by a [`store`], and told to every
-//! watcher from [`state`] by [`watch`]. Calls that fell back come in by [`calls`], and are learned in the same way.
-//! Nothing here needs a leader: a report is a set union, written with optimistic concurrency, so any replica takes
-//! reports and serves watches. What only one replica may do (expiry, Sidecar resources, clean-up) does not exist yet.
+//! watcher from [`state`] by [`watch`]. Nothing here needs a leader: a report is a set union, written with optimistic
+//! concurrency, so any replica takes reports and serves watches.
+//!
+//! The mode `sidecar` is acted on by [`sidecars`]: what [`cluster`] tells of the mesh and what the state knows becomes a
+//! [`plan`], on every replica, and Sidecar and EnvoyFilter resources, written by the one that holds the [`lease`].
 
 pub mod api;
 pub mod app;
@@ -11,9 +13,11 @@ pub mod auth;
 pub mod caller;
 pub mod calls;
 pub mod closure;
+pub mod cluster;
 pub mod config;
 pub mod eligible;
 pub mod given;
+pub mod lease;
 pub mod limits;
 pub mod mesh;
 pub mod metrics;
@@ -24,6 +28,7 @@ pub mod report;
 pub mod resolve;
 pub mod resource;
 pub mod selector;
+pub mod sidecars;
 pub mod state;
 pub mod store;
 pub mod watch;

@@ -32,6 +32,7 @@ fn print_crd() -> anyhow::Result<()> {
 
 fn serve(flags: &Serve) -> anyhow::Result<()> {
     flags.checked_auth().map_err(Error::Flags)?;
+    flags.sidecars.enabled(&flags.store).map_err(Error::Flags)?;
     let log = telemetry::init(&flags.telemetry)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

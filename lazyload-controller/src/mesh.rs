@@ -70,6 +70,25 @@ pub enum Kind {
     ServiceCidr,
 }
 
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 13] = [
+        Self::Namespace,
+        Self::Service,
+        Self::Pod,
+        Self::ServiceEntry,
+        Self::VirtualService,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TcpRoute,
+        Self::TlsRoute,
+        Self::Sidecar,
+        Self::EnvoyFilter,
+        Self::MeshConfig,
+        Self::ServiceCidr,
+    ];
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -3,6 +3,7 @@
 // KubeSchema repeats the spec inside a function.
 #![allow(unreachable_pub)]
 
+pub mod conditions;
 mod convert;
 
 #[cfg(test)]
@@ -13,6 +14,7 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use conditions::Said;
 pub use convert::{Entry, Error, Learning, entry, learn, new_record};
 
 /// What a workload depends on: pinned by people, learned from its sidecars.
@@ -125,7 +127,8 @@ pub struct WorkloadDependenciesStatus {
     /// What was learned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<LearnedDependency>,
-    /// Capped: whether something was not learned because the workload has as many dependencies as it may have.
+    /// Capped: whether something was not learned because the workload has as many dependencies as it may have. In mode
+    /// sidecar also SidecarWritten, and what a person should know; docs/operations.md lists them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// The generation of the spec that was last seen when this was written.

@@ -6,6 +6,7 @@
 //! What is learned and not stored yet is told at once, since a store may take seconds. It is no part of what is known:
 //! what is reported again is judged by what is stored, so that nothing counts as kept because it was told.
 
+mod sidecars;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::resource::Entry;
+use crate::resource::{Entry, Said};
 
 /// A record of a store with the revision at which it was so. Later states have greater revisions.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +69,7 @@ struct Inner {
 struct Known {
     revision: u64,
     capped: bool,
+    said: BTreeSet<Said>,
 }
 
 /// What a watcher wants to know.
@@ -126,6 +128,7 @@ pub struct Watcher {
     state: State,
     id: u64,
     told: Arc<Told>,
+    counted: bool,
     /// All there was when the watch began, not told yet.
     pub snapshot: VecDeque<Change>,
 }
@@ -141,7 +144,9 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.state.inner.lock().watchers.remove(&self.id);
-        self.state.metrics.watches.dec();
+        if self.counted {
+            self.state.metrics.watches.dec();
+        }
     }
 }
 
@@ -337,12 +342,24 @@ impl State {
     /// Starts a watch. Until everything is known there is nothing complete to tell: wait for [`State::synced`] first.
     #[must_use]
     pub fn watch(&self) -> Watcher {
-        self.watch_within(Scope::Everything)
+        self.metrics.watches.inc();
+        self.listen(true, Scope::Everything)
     }
 
     /// As [`State::watch`], for part of it.
     #[must_use]
-    pub fn watch_within(&self, scope: Scope) -> Watcher {
+    pub fn watch_scope(&self, scope: Scope) -> Watcher {
+        self.metrics.watches.inc();
+        self.listen(true, scope)
+    }
+
+    /// The same for a part of this process, which is not counted among the watches.
+    #[must_use]
+    pub fn watch_within(&self) -> Watcher {
+        self.listen(false, Scope::Everything)
+    }
+
+    fn listen(&self, counted: bool, scope: Scope) -> Watcher {
         let told = Arc::new(Told {
             scope,
             ..Told::default()
@@ -369,11 +386,11 @@ impl State {
             .chain(ahead)
             .filter(|change| scope.covers(change))
             .collect();
-        self.metrics.watches.inc();
         Watcher {
             state: self.clone(),
             id,
             told,
+            counted,
             snapshot,
         }
     }
@@ -449,6 +466,7 @@ impl Inner {
         let known = Known {
             revision,
             capped: entry.capped,
+            said: entry.said,
         };
         self.set(&entry.workload, Some((entry.record, known)));
     }

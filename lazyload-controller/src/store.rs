@@ -4,17 +4,19 @@ pub mod file;
 pub mod kubernetes;
 pub mod memory;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dependency_graph::{Learned, Workload};
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::limits::Limits;
-use crate::resource;
+use crate::resource::{self, Said};
 use crate::state::{State, Versioned};
 
 /// What a write did.
@@ -70,4 +72,16 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         calls: &'a Learned,
         limits: &'a Limits,
     ) -> BoxFuture<'a, Result<Stored, Error>>;
+
+    /// Writes what is said of a workload in mode `sidecar` into its record, beside what is learned. Where there is no
+    /// record it makes one if `make`. A store that nobody reads conditions in need not keep them.
+    fn say<'a>(
+        &'a self,
+        workload: &'a Workload,
+        said: &'a BTreeSet<Said>,
+        make: bool,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        let _ = (workload, said, make);
+        std::future::ready(Ok(())).boxed()
+    }
 }

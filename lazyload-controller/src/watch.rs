@@ -48,7 +48,7 @@ pub fn watch(
                         () = drain.started() => return None,
                         () = sleep_until(until) => return None,
                     }
-                    let watcher = state.watch_within(scope);
+                    let watcher = state.watch_scope(scope);
                     Session {
                         state,
                         watcher,

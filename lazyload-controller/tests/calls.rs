@@ -274,6 +274,7 @@ async fn names_callers_and_modes_are_judged() {
         record: off,
         capped: false,
         stale: false,
+        said: Default::default(),
     };
     controller
         .state

@@ -107,7 +107,9 @@ fn kubeconfig() -> String {
 }
 
 async fn replica() -> Controller {
-    Controller::start(&["--auth", "none", "--kubeconfig", &kubeconfig()]).await
+    let kubeconfig = kubeconfig();
+    let flags = ["--auth", "none", "--sidecars", "off", "--kubeconfig"];
+    Controller::start(&[&flags[..], &[&kubeconfig]].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,6 +360,8 @@ async fn kubernetes_vouches_for_callers() {
     let controller = Controller::start(&[
         "--allow-service-account",
         &shim,
+        "--sidecars",
+        "off",
         "--kubeconfig",
         &kubeconfig(),
     ])

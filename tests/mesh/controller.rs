@@ -15,13 +15,23 @@ const NAME: &str = "lazyload-controller";
 const LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn tests() -> Vec<Test> {
-    vec![Test::new(
-        "controller::on_a_real_api_server",
-        on_a_real_api_server,
-    )]
+    vec![
+        Test::new("controller::on_a_real_api_server", on_a_real_api_server),
+        Test::new("controller::mode_sidecar", mode_sidecar),
+    ]
 }
 
 async fn on_a_real_api_server(case: Case) -> Result<()> {
+    run(&case, "kubernetes", 2).await
+}
+
+/// One at a time: all of them run for one Lease.
+async fn mode_sidecar(case: Case) -> Result<()> {
+    run(&case, "sidecars", 1).await
+}
+
+/// Runs all of a test program of the controller's.
+async fn run(case: &Case, program: &str, threads: usize) -> Result<()> {
     let ns = case.namespace(&[]).await?;
     // Installs the CRD.
     ns.controllers().await?;
@@ -30,9 +40,10 @@ async fn on_a_real_api_server(case: Case) -> Result<()> {
     mesh.resources().apply("", &namespace).await?;
     let rbac = include_str!("../../manifests/rbac/lazyload-controller.yaml");
     mesh.resources().apply(NAMESPACE, rbac).await?;
-    let own = own_kubeconfig(mesh).await?;
-    let run = Command::new(newest_test()?)
-        .args(["--ignored", "--test-threads=2"])
+    let own = own_kubeconfig(mesh, program).await?;
+    let run = Command::new(newest_test(program)?)
+        .arg("--ignored")
+        .arg(format!("--test-threads={threads}"))
         .env("KUBECONFIG", mesh.places().kubeconfig())
         .env("CONTROLLER_KUBECONFIG", own)
         .kill_on_drop(true)
@@ -51,7 +62,7 @@ async fn on_a_real_api_server(case: Case) -> Result<()> {
 }
 
 /// A kubeconfig with the token of the controller's service account.
-async fn own_kubeconfig(mesh: &Mesh) -> Result<PathBuf> {
+async fn own_kubeconfig(mesh: &Mesh, program: &str) -> Result<PathBuf> {
     let client = mesh.resources().client().clone();
     let api: Api<ServiceAccount> = Api::namespaced(client, NAMESPACE);
     let request = TokenRequest {
@@ -65,13 +76,14 @@ async fn own_kubeconfig(mesh: &Mesh) -> Result<PathBuf> {
     let admin = mesh.places().kubeconfig();
     let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&admin)?)?;
     config["users"][0]["user"] = serde_json::json!({ "token": token });
-    let own = admin.with_file_name("controller-kubeconfig");
+    let own = admin.with_file_name(format!("controller-kubeconfig-{program}"));
     std::fs::write(&own, config.to_string())?;
     Ok(own)
 }
 
 /// The test program that cargo built last.
-fn newest_test() -> Result<PathBuf> {
+fn newest_test(program: &str) -> Result<PathBuf> {
+    let start = format!("{program}-");
     let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in std::fs::read_dir(build_dir()?.join("deps"))? {
         let path = entry?.path();
@@ -79,10 +91,12 @@ fn newest_test() -> Result<PathBuf> {
             .file_name()
             .and_then(|n| n.to_str())
             .unwrap_or_default();
-        if name.starts_with("kubernetes-") && path.extension().is_none() {
+        if name.starts_with(&start) && path.extension().is_none() {
             found.push((path.metadata()?.modified()?, path));
         }
     }
     let newest = found.into_iter().max().map(|(_, path)| path);
-    newest.context("not built (hint: cargo test -p lazyload-controller --test kubernetes --no-run)")
+    newest.with_context(|| {
+        format!("not built (hint: cargo test -p lazyload-controller --test {program} --no-run)")
+    })
 }

@@ -6,7 +6,7 @@ mod growth;
 mod http;
 mod scope;
 mod stub;
-mod tcp;
+pub(crate) mod tcp;
 mod wiring;
 
 use std::time::Duration;

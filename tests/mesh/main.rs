@@ -18,6 +18,7 @@ mod routing;
 mod same_config;
 mod scale;
 mod shim;
+mod sidecar;
 mod steps;
 mod whole_config;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         routing::tests(),
         scale::tests(),
         shim::tests(),
+        sidecar::tests(),
     ]
     .concat();
     run(tests, MeshOptions::default())

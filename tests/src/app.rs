@@ -65,6 +65,8 @@ pub struct Outcome {
     pub at_ms: f64,
     /// From then to the end of the answer, in milliseconds.
     pub latency_ms: f64,
+    /// From its begin to the first byte of the answer's body, in milliseconds; of plain HTTP calls.
+    pub first_byte_ms: Option<f64>,
     /// The HTTP status (for gRPC, 200 with a gRPC status 0); none over TCP or when no answer came.
     pub status: Option<u16>,
     /// The answers: one, or as many as the stream had messages.

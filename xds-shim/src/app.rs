@@ -1,7 +1,7 @@
 //! Puts the parts together.
 
 use crate::config::Config;
-use crate::controller::{Controller, Reporter};
+use crate::controller::{Reporter, Watched};
 use crate::graph::Graph;
 use crate::listener::OnDemandConfig;
 use crate::metrics::Metrics;
@@ -9,9 +9,11 @@ use crate::relay::{Relay, Shared};
 use crate::store::Store;
 use crate::streams::Streams;
 use anyhow::Context;
+use dependency_graph::api::WatchRequest;
+use graph_client::Controller;
 use mesh_runtime::admin::{Admin, Reply};
 use mesh_runtime::drain::Drain;
-use mesh_runtime::grpc::{self, Dialer, TokenFile};
+use mesh_runtime::grpc::{self, Dialer};
 use mesh_runtime::readiness::Readiness;
 use mesh_runtime::tasks::Tasks;
 use mesh_runtime::telemetry::LogControl;
@@ -52,7 +54,8 @@ impl App {
         tasks.spawn_background("admin", async move { admin.serve().await });
 
         if let (Some(address), Some(reporter)) = (&config.controller, shared.reporter.clone()) {
-            let controller = controller(config, address)?;
+            let (roots, token) = (&config.controller_ca, config.controller_token.clone());
+            let controller = Controller::new(address, roots.as_deref(), token)?;
             start_controller(&mut tasks, controller, reporter, &shared);
             wait_for_controller(&mut tasks, &readiness, &shared);
         }
@@ -123,19 +126,6 @@ fn istiod(config: &Config) -> anyhow::Result<Dialer> {
     Dialer::new(&address, tls, config.upstream_server_name.as_deref()).context("--upstream")
 }
 
-fn controller(config: &Config, address: &str) -> anyhow::Result<Controller> {
-    let roots = config.controller_ca.as_ref();
-    let tls = roots
-        .map(ClientTls::load)
-        .transpose()
-        .context("--controller-ca")?;
-    let dialer = Dialer::new(address, tls, None).context("--controller")?;
-    Ok(Controller {
-        dialer,
-        token: config.controller_token.clone().map(TokenFile::new),
-    })
-}
-
 fn server_tls(config: &Config) -> anyhow::Result<Option<ServerTls>> {
     match (&config.tls_cert, &config.tls_key) {
         (Some(cert), Some(key)) => Ok(Some(
@@ -177,11 +167,15 @@ fn start_controller(
 ) {
     let (watching, for_watch) = (controller.clone(), Arc::clone(shared));
     tasks.spawn_background("watch", async move {
-        watching.watch(&for_watch.graph, &for_watch.metrics).await;
+        let watched = Watched {
+            graph: &for_watch.graph,
+            metrics: &for_watch.metrics,
+        };
+        watching.watch(WatchRequest::default(), &watched).await;
         Ok::<(), Infallible>(())
     });
     tasks.spawn_background("report", async move {
-        controller.report(&reporter).await;
+        reporter.report(&controller).await;
         Ok::<(), Infallible>(())
     });
 }

@@ -118,6 +118,7 @@ fn not_redirectable(case: &Case) -> Vec<(&'static str, Case)> {
         one("tries used up", |c| c.incoming.tries = 6),
         one("tries unreadable", |c| c.incoming.tries = u8::MAX),
         one("refused", |c| c.answer = Answer::Refused),
+        one("unknown caller", |c| c.answer = Answer::UnknownCaller),
         one("controller away", |c| {
             c.answer = Answer::Unheard;
             c.controller_up = false;
@@ -147,12 +148,13 @@ fn of_an_unknown_namespace_nothing_is_carried() {
 #[test]
 fn relay_only_relays_at_once() {
     let case = Case::new(Policy::RelayOnly);
-    assert_eq!(case.step(), Step::Relay);
+    let relay = Step::Relay(Why::RelayOnly);
+    assert_eq!(case.step(), relay);
     for (name, case) in not_redirectable(&case) {
-        assert_eq!(case.step(), Step::Relay, "{name}");
+        assert_eq!(case.step(), relay, "{name}");
     }
     let unheard = case.with(|c| c.answer = Answer::Unheard);
-    assert_eq!(unheard.step(), Step::Relay);
+    assert_eq!(unheard.step(), relay);
 }
 
 #[test]
@@ -208,9 +210,37 @@ fn it_waits_for_what_it_needs() {
 }
 
 #[test]
-fn prefer_redirect_relays_the_rest() {
-    for (name, case) in not_redirectable(&prefer()) {
-        assert_eq!(case.step(), Step::Relay, "{name}");
+fn prefer_redirect_relays_the_rest_and_says_why() {
+    let relayed = not_redirectable(&prefer())
+        .into_iter()
+        .map(|(name, case)| match case.step() {
+            Step::Relay(why) => why,
+            other => panic!("{name}: {other:?}"),
+        });
+    let mut reasons: Vec<_> = relayed.map(Why::as_str).collect();
+    reasons.push(Why::RelayOnly.as_str());
+    // Each reason is there.
+    for why in Why::ALL {
+        assert!(reasons.contains(&why.as_str()), "{why:?}");
+    }
+}
+
+#[test]
+fn only_a_connection_of_no_route_sticks_once_the_sidecar_is_taken() {
+    let written = |ms| Answer::Written {
+        age: Duration::from_millis(ms),
+    };
+    assert!(sticks(Path::Direct, written(500)));
+    assert!(!sticks(Path::Direct, written(499)));
+    assert!(!sticks(Path::Routed, written(9999)));
+    for answer in [
+        Answer::Unheard,
+        Answer::Pending,
+        Answer::UnknownName,
+        Answer::UnknownCaller,
+        Answer::Refused,
+    ] {
+        assert!(!sticks(Path::Direct, answer));
     }
 }
 
@@ -238,7 +268,7 @@ fn an_unknown_name_goes_where_plain_istio_sends_it() {
             c.shape.kind = Kind::Upgrade;
         })
     };
-    assert_eq!(unknown(prefer()).step(), Step::Relay);
+    assert_eq!(unknown(prefer()).step(), Step::Relay(Why::Upgrade));
     assert!(matches!(unknown(only()).step(), Step::Refuse(_)));
 }
 
@@ -268,6 +298,7 @@ fn any_case() -> impl Strategy<Value = Case> {
         Just(Answer::Pending),
         Just(Answer::UnknownName),
         Just(Answer::Refused),
+        Just(Answer::UnknownCaller),
         (0u64..500).prop_map(|ms| Answer::Written {
             age: Duration::from_millis(ms)
         }),
@@ -298,7 +329,7 @@ proptest! {
         for waits in 0..=5 {
             let step = case.step();
             prop_assert!(
-                !(case.policy == Some(Policy::RedirectOnly) && step == Step::Relay),
+                !(case.policy == Some(Policy::RedirectOnly) && matches!(step, Step::Relay(_))),
                 "redirect-only relays"
             );
             prop_assert!(case.policy.is_some() || matches!(step, Step::Refuse(_)));
@@ -327,7 +358,7 @@ proptest! {
                     prop_assert!(tries <= SETTINGS.tries && case.incoming.path == Path::Routed);
                     return Ok(());
                 }
-                Step::Plain | Step::Relay | Step::Refuse(_) => return Ok(()),
+                Step::Plain | Step::Relay(_) | Step::Refuse(_) => return Ok(()),
             }
             prop_assert!(waits < 5, "does not end");
         }

@@ -3,13 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cancel;
+mod controller;
 mod drain;
+mod graph;
+mod held;
 mod limits;
 mod pressure;
 mod program;
 mod protocols;
+mod redirects;
 mod retry;
 mod rfc;
 mod support;
+mod tunnels;
 mod untouched;
 mod upgrades;

@@ -15,10 +15,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{Body, Raw, Server, fed, full, h2_request, head, soon, until};
+use crate::tunnels::{Tunnel, Tunnels};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_global-proxy");
 const PIECE: usize = 64 << 10;
 const MUCH: usize = 512 << 20;
+const IN_A_TUNNEL: usize = 100 << 20;
 
 struct Program(Child);
 
@@ -31,10 +33,17 @@ impl Drop for Program {
 
 impl Program {
     async fn start(folder: &Path) -> (Self, SocketAddr) {
+        let (program, http, _) = Self::with_tunnels(folder).await;
+        (program, http)
+    }
+
+    /// Its ports for HTTP and for tunnels, too.
+    async fn with_tunnels(folder: &Path) -> (Self, SocketAddr, SocketAddr) {
         let ports = folder.join("ports.json");
         let child = Command::new(PROGRAM)
             .args(["--no-sidecar", "--policy=relay-only", "--workers=2"])
             .args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"])
+            .arg("--tunnel-listen=127.0.0.1:0")
             .arg("--port-file")
             .arg(&ports)
             .stdout(Stdio::null())
@@ -44,9 +53,12 @@ impl Program {
         let program = Self(child);
         until("its ports are written", async || ports.exists()).await;
         let text = std::fs::read_to_string(&ports).unwrap();
-        let port = serde_json::from_str::<serde_json::Value>(&text).unwrap()["http"].clone();
-        let port = u16::try_from(port.as_u64().unwrap()).unwrap();
-        (program, SocketAddr::from(([127, 0, 0, 1], port)))
+        let ports: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let address = |name: &str| {
+            let port = u16::try_from(ports[name].as_u64().unwrap()).unwrap();
+            SocketAddr::from(([127, 0, 0, 1], port))
+        };
+        (program, address("http"), address("tunnel"))
     }
 
     /// The most memory it has had, in bytes.
@@ -82,6 +94,30 @@ async fn half_a_gibibyte_each_way_in_flat_memory() {
     let server = Server::http(echo).await;
     over_http1(address, server.address).await;
     over_http2(address, server.address).await;
+    let peak = program.peak();
+    assert!(peak < 64 << 20, "it had {peak} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_megabytes_each_way_in_a_tunnel_in_flat_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, _, address) = Program::with_tunnels(folder.path()).await;
+    let server = Server::raw(|raw, _| async move {
+        let (mut read, mut write) = raw.0.into_split();
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+    })
+    .await;
+    let mut tunnels = Tunnels::connect(address).await;
+    let Tunnel { mut up, mut down } = tunnels.open(server.address).await.unwrap();
+    let sending = tokio::spawn(async move {
+        for _ in 0..IN_A_TUNNEL / PIECE {
+            up.write(&[7; PIECE]).await.unwrap();
+        }
+        up.end();
+    });
+    let got = down.drained().await.unwrap();
+    soon(sending).await.unwrap();
+    assert_eq!(got, IN_A_TUNNEL);
     let peak = program.peak();
     assert!(peak < 64 << 20, "it had {peak} bytes");
 }

@@ -24,6 +24,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::controller::Controller;
+
 /// Longer than anything here takes.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
@@ -47,6 +49,7 @@ pub(crate) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 /// A running global proxy.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    tunnel: Option<SocketAddr>,
     admin: SocketAddr,
     pub(crate) drain: Drain,
     pub(crate) running: tokio::task::JoinHandle<()>,
@@ -60,6 +63,32 @@ impl Proxy {
             "--policy=relay-only",
             "--workers=1",
             "--listen=127.0.0.1:0",
+            "--tunnel-listen=127.0.0.1:0",
+            "--admin-listen=127.0.0.1:0",
+        ];
+        Self::with(&[&base, flags].concat()).await
+    }
+
+    /// One that asks a controller, and has heard from it.
+    pub(crate) async fn asking(controller: &Controller, flags: &[&str]) -> Self {
+        let proxy = Self::asking_at(&controller.url(), flags).await;
+        for stream in ["watch", "calls"] {
+            let name = format!("lazymesh_proxy_controller_{stream}_connected");
+            let connected = async || proxy.metric(&name).await == 1.0;
+            until("the controller was heard", connected).await;
+        }
+        proxy
+    }
+
+    /// One that asks a controller that need not be there.
+    pub(crate) async fn asking_at(url: &str, flags: &[&str]) -> Self {
+        let controller = format!("--controller={url}");
+        let base = [
+            "global-proxy",
+            "--no-sidecar",
+            &controller,
+            "--workers=2",
+            "--listen=127.0.0.1:0",
             "--admin-listen=127.0.0.1:0",
         ];
         Self::with(&[&base, flags].concat()).await
@@ -70,13 +99,20 @@ impl Proxy {
         let drain = Drain::new(cli.drain);
         let app = App::bind(&cli, None, drain.clone()).await.unwrap();
         let (address, admin) = (app.address(), app.admin_address());
+        let tunnel = app.tunnel_address();
         let running = tokio::spawn(async move { app.run().await.unwrap() });
         Self {
             address,
+            tunnel,
             admin,
             drain,
             running,
         }
+    }
+
+    /// Where its tunnels arrive.
+    pub(crate) fn tunnel(&self) -> SocketAddr {
+        self.tunnel.expect("it takes tunnels")
     }
 
     pub(crate) async fn connect(&self) -> Raw {
@@ -107,10 +143,21 @@ impl Proxy {
             .unwrap()
     }
 
+    /// How many requests were relayed for this reason.
+    pub(crate) async fn relays(&self, why: &str) -> f64 {
+        let name = format!("lazymesh_proxy_relays_total{{why=\"{why}\"}}");
+        self.metric(&name).await
+    }
+
     pub(crate) async fn exchanges(&self, protocol: &str, outcome: &str) -> f64 {
         let name = format!(
             "lazymesh_proxy_exchanges_total{{outcome=\"{outcome}\",protocol=\"{protocol}\"}}"
         );
+        self.metric(&name).await
+    }
+
+    pub(crate) async fn tunnels(&self, outcome: &str) -> f64 {
+        let name = format!("lazymesh_proxy_tunnels_total{{outcome=\"{outcome}\"}}");
         self.metric(&name).await
     }
 }

@@ -87,6 +87,7 @@ async fn without_what_the_fallback_route_sets_nothing_is_carried() {
         "--policy=relay-only",
         "--workers=1",
         "--listen=127.0.0.1:0",
+        "--tunnel-listen=127.0.0.1:0",
         "--admin-listen=127.0.0.1:0",
     ];
     let proxy = Proxy::with(&flags).await;

@@ -128,6 +128,26 @@ impl World {
         self.sidecars.within(namespace)
     }
 
+    /// A Sidecar.
+    #[must_use]
+    pub fn sidecar(&self, name: &Name) -> Option<&Sidecar> {
+        self.sidecars.get(name)
+    }
+
+    /// An EnvoyFilter.
+    #[must_use]
+    pub fn filter(&self, name: &Name) -> Option<&Filter> {
+        self.filters.get(name)
+    }
+
+    /// How many Sidecars and EnvoyFilters there are of ours.
+    #[must_use]
+    pub fn ours(&self) -> (usize, usize) {
+        let sidecars = self.sidecars.iter().filter(|(_, one)| one.ours.is_some());
+        let filters = self.filters.iter().filter(|(_, one)| one.ours.is_some());
+        (sidecars.count(), filters.count())
+    }
+
     /// The EnvoyFilters of a namespace, ours and others'.
     pub fn filters(&self, namespace: &str) -> impl Iterator<Item = (&Name, &Filter)> {
         self.filters.within(namespace)

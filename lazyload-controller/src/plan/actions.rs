@@ -17,15 +17,15 @@ use std::time::{Duration, Instant};
 use dependency_graph::Timestamp;
 use serde_json::Value;
 
-use super::Desired;
+use super::{Desired, SidecarSpec};
 use crate::mesh::sidecar::Made;
 use crate::mesh::{Kind, Name, World};
 use crate::render;
 use crate::render::sidecar::Stage;
 
-/// How long after an EnvoyFilter was made its proxies are taken to have it.
+/// How long after an EnvoyFilter was made its proxies are taken to have it, unless said otherwise.
 pub const SETTLED: Duration = Duration::from_secs(3);
-/// How long an EnvoyFilter outlives the last Sidecar that needed it.
+/// How long an EnvoyFilter outlives the last Sidecar that needed it, unless said otherwise.
 pub const LINGER: Duration = Duration::from_secs(10);
 
 /// Something to do in the cluster.
@@ -37,17 +37,45 @@ pub enum Action {
     Delete(Kind, Name, String),
 }
 
-/// How long after a step of a Sidecar the next one is taken: longer than istiod gathers changes before it pushes them,
-/// which is 100 ms unless it is told otherwise.
+/// How long after a step of a Sidecar the next one is taken, unless said otherwise: longer than istiod gathers changes
+/// before it pushes them, which is 100 ms unless it is told otherwise.
 pub const STEP: Duration = Duration::from_millis(130);
 
-/// What the objects themselves do not tell.
+/// How much time lies between writes that follow one another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pace {
+    /// From one step of a Sidecar to the next.
+    pub step: Duration,
+    /// From an EnvoyFilter to the first Sidecar that needs it.
+    pub settled: Duration,
+    /// From the end of the last Sidecar that needed an EnvoyFilter to its own.
+    pub linger: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            step: STEP,
+            settled: SETTLED,
+            linger: LINGER,
+        }
+    }
+}
+
+/// What the objects of a namespace do not tell themselves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Memory {
     /// Since when EnvoyFilters of ours have been unwanted.
     unwanted: BTreeMap<Name, Timestamp>,
     /// When a step of a Sidecar was taken.
     stepped: BTreeMap<Name, Instant>,
+}
+
+impl Memory {
+    /// A Sidecar was written: the time to its next step counts from here.
+    pub fn wrote(&mut self, sidecar: &Name, at: Instant) {
+        self.stepped.insert(sidecar.clone(), at);
+    }
 }
 
 /// The moment, on the clock that the cluster's objects are dated by and on one that never jumps.
@@ -80,6 +108,7 @@ pub fn todo(
     namespace: &str,
     desired: &Desired,
     memory: &mut Memory,
+    pace: &Pace,
     now: Now,
 ) -> Todo {
     let sidecars: BTreeMap<&Name, &Made> = world
@@ -98,7 +127,8 @@ pub fn todo(
             todo.actions.push(apply);
         }
     }
-    write_sidecars(desired, &sidecars, &filters, memory, &mut todo, now);
+    let made = (&sidecars, &filters);
+    write_sidecars(desired, made, memory, pace, &mut todo, now);
     for (name, made) in &sidecars {
         if !desired.sidecars.contains_key(*name) {
             let delete = Action::Delete(Kind::Sidecar, (*name).clone(), made.uid.clone());
@@ -109,7 +139,7 @@ pub fn todo(
         .keys()
         .all(|name| desired.sidecars.contains_key(*name))
     {
-        drop_filters(namespace, desired, &filters, memory, &mut todo, now.wall);
+        drop_filters(namespace, desired, &filters, memory, pace, &mut todo, now);
     } else {
         // The time counts from when the last of them is seen to be gone.
         memory
@@ -119,59 +149,88 @@ pub fn todo(
     todo
 }
 
+/// The next step of a Sidecar that is there, without a look at the rest of its namespace. Nothing where there is none:
+/// its EnvoyFilter may have to come first.
+pub fn advance(
+    world: &World,
+    name: &Name,
+    spec: &SidecarSpec,
+    memory: &mut Memory,
+    pace: &Pace,
+    now: Now,
+) -> Todo {
+    let mut todo = Todo::default();
+    if let Some(made) = world.sidecar(name).and_then(|found| found.ours.as_ref()) {
+        let action = step((name, spec), made, memory, pace, &mut todo, now);
+        todo.actions.extend(action.map(|(action, _)| action));
+    }
+    todo
+}
+
 /// Those that grow come first: somebody may be waiting for them.
 fn write_sidecars(
     desired: &Desired,
-    sidecars: &BTreeMap<&Name, &Made>,
-    filters: &BTreeMap<&Name, &Made>,
+    (sidecars, filters): (&BTreeMap<&Name, &Made>, &BTreeMap<&Name, &Made>),
     memory: &mut Memory,
+    pace: &Pace,
     todo: &mut Todo,
     now: Now,
 ) {
     let (mut growing, mut others, mut new) = (Vec::new(), Vec::new(), Vec::new());
     memory.stepped.retain(|name, _| sidecars.contains_key(name));
     for (name, spec) in &desired.sidecars {
-        let Some(made) = sidecars.get(name).copied() else {
-            // Without its fallback a Sidecar would cut off all that was not learned.
-            let Some(filter) = filters.get(&spec.filter) else {
-                continue;
-            };
-            let age = now.wall.since(filter.created);
-            if age < SETTLED {
-                todo.look_again(SETTLED.saturating_sub(age));
-                continue;
+        if let Some(made) = sidecars.get(name).copied() {
+            match step((name, spec), made, memory, pace, todo, now) {
+                Some((action, true)) => growing.push(action),
+                Some((action, false)) => others.push(action),
+                None => {}
             }
-            let object = render::sidecar::render(name, spec);
-            new.push(Action::Apply(Kind::Sidecar, name.clone(), object));
+            continue;
+        }
+        // Without its fallback a Sidecar would cut off all that was not learned.
+        let Some(filter) = filters.get(&spec.filter) else {
             continue;
         };
-        let (is, last) = (Stage::of(&made.spec), Stage::last(spec));
-        let mut waited = STEP;
-        if is.announced.is_empty() {
-            memory.stepped.remove(name);
-        } else {
-            let since = *memory.stepped.entry(name.clone()).or_insert(now.tick);
-            waited = now.tick.saturating_duration_since(since);
+        let age = now.wall.since(filter.created);
+        if age < pace.settled {
+            todo.look_again(pace.settled.saturating_sub(age));
+            continue;
         }
-        let stage = next(&is, &last, waited >= STEP);
-        if stage != last && stage == is {
-            todo.look_again(STEP.saturating_sub(waited));
-        }
-        let object = render::sidecar::render_at(name, spec, &stage);
-        if differs(Some(made), &object) {
-            if stage != is {
-                memory.stepped.insert(name.clone(), now.tick);
-            }
-            let grows = !last.given.is_subset(&is.given);
-            let which = if grows { &mut growing } else { &mut others };
-            which.push(Action::Apply(Kind::Sidecar, name.clone(), object));
-        }
+        let object = render::sidecar::render(name, spec);
+        new.push(Action::Apply(Kind::Sidecar, name.clone(), object));
     }
     // Growth goes even before the EnvoyFilters: it needs none that is not there.
     growing.append(&mut todo.actions);
     todo.actions = growing;
     todo.actions.append(&mut others);
     todo.actions.append(&mut new);
+}
+
+/// The next step of a Sidecar, and whether it makes it grow.
+fn step(
+    (name, spec): (&Name, &SidecarSpec),
+    made: &Made,
+    memory: &mut Memory,
+    pace: &Pace,
+    todo: &mut Todo,
+    now: Now,
+) -> Option<(Action, bool)> {
+    let (is, last) = (Stage::of(&made.spec), Stage::last(spec));
+    let mut waited = pace.step;
+    if is.announced.is_empty() {
+        memory.stepped.remove(name);
+    } else {
+        let since = *memory.stepped.entry(name.clone()).or_insert(now.tick);
+        waited = now.tick.saturating_duration_since(since);
+    }
+    let stage = next(&is, &last, waited >= pace.step);
+    if stage != last && stage == is {
+        todo.look_again(pace.step.saturating_sub(waited));
+    }
+    let object = render::sidecar::render_at(name, spec, &stage);
+    let grows = !last.given.is_subset(&is.given);
+    differs(Some(made), &object)
+        .then(|| (Action::Apply(Kind::Sidecar, name.clone(), object), grows))
 }
 
 /// The stage after this one on the way to the last; this one while it has not settled.
@@ -198,9 +257,11 @@ fn drop_filters(
     desired: &Desired,
     filters: &BTreeMap<&Name, &Made>,
     memory: &mut Memory,
+    pace: &Pace,
     todo: &mut Todo,
-    now: Timestamp,
+    now: Now,
 ) {
+    let now = now.wall;
     let is_unwanted = |name: &Name| {
         let known = name.namespace == namespace;
         known && filters.contains_key(name) && !desired.filters.contains_key(name)
@@ -214,14 +275,14 @@ fn drop_filters(
         .keys()
         .map(|name| {
             let made = filters.get(name);
-            made.map_or(later(now, SETTLED), |made| later(made.created, SETTLED))
+            let since = made.map_or(now, |made| made.created);
+            later(since, pace.settled)
         })
         .max();
     for name in names {
         let first = *since.entry((*name).clone()).or_insert(now);
-        let due = waits_for.map_or(later(first, LINGER), |settled| {
-            settled.max(later(first, LINGER))
-        });
+        let lingered = later(first, pace.linger);
+        let due = waits_for.map_or(lingered, |settled| settled.max(lingered));
         if now < due {
             todo.look_again(due.since(now));
         } else if let Some(made) = filters.get(name) {
@@ -232,7 +293,8 @@ fn drop_filters(
 }
 
 /// Whether an object in the cluster is not as it is wanted: in its spec, or in a label of ours.
-fn differs(made: Option<&Made>, object: &Value) -> bool {
+#[must_use]
+pub fn differs(made: Option<&Made>, object: &Value) -> bool {
     let Some(made) = made else {
         return true;
     };

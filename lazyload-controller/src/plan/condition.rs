@@ -39,7 +39,7 @@ impl Condition {
             Self::NameTaken(_) => "NameTaken",
             Self::NotDiscovered => "NotDiscovered",
             Self::NoGlobalProxy(_) => "NoGlobalProxy",
-            Self::Capped(_) => "Capped",
+            Self::Capped(_) => "SidecarCapped",
         }
     }
 }

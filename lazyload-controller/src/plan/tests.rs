@@ -302,7 +302,7 @@ fn beyond_the_cap_what_was_learned_last_stays_out() {
     };
     let desired = plan_namespace(&shop(), &graph, "shop", &settings);
     assert_eq!(hosts(&desired, CART), with_base(&["bank/rates.bank"]));
-    assert_eq!(kinds(&desired, "cart"), ["Capped"]);
+    assert_eq!(kinds(&desired, "cart"), ["SidecarCapped"]);
     assert_eq!(kinds(&desired, "web"), [""; 0]);
 }
 

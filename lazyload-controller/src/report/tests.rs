@@ -98,6 +98,7 @@ fn what_is_known_is_not_written_again_until_it_is_old() {
         record,
         capped: false,
         stale: false,
+        said: Default::default(),
     };
     reports.state.set_record(Versioned { entry, revision: 1 });
     assert_eq!(judge(&reports, vec![seen("known.x", None)]), []);

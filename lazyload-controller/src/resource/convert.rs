@@ -1,5 +1,7 @@
 //! Between the resource and the graph's record.
 
+use std::collections::BTreeSet;
+
 use dependency_graph::{
     Edge, Host, Learned, Mode, Pin, Port, Protocol, Record, Source, Timestamp, Workload, host,
     workload,
@@ -9,12 +11,12 @@ use k8s_openapi::jiff;
 use thiserror::Error;
 
 use super::{
-    LearnedDependency, ModeName, Phase, Pinned, WorkloadDependencies, WorkloadDependenciesSpec,
-    WorkloadDependenciesStatus, WorkloadRef,
+    LearnedDependency, ModeName, Phase, Pinned, Said, WorkloadDependencies,
+    WorkloadDependenciesSpec, WorkloadDependenciesStatus, WorkloadRef, conditions,
 };
 use crate::limits::Limits;
 
-const CAPPED: &str = "Capped";
+pub(super) const CAPPED: &str = "Capped";
 
 /// Why a resource is no record.
 #[derive(Debug, Error)]
@@ -62,6 +64,8 @@ pub struct Entry {
     pub capped: bool,
     /// Whether its spec changed since its status was written.
     pub stale: bool,
+    /// What it says of the mode `sidecar`.
+    pub said: BTreeSet<Said>,
 }
 
 /// Reads a resource.
@@ -108,6 +112,7 @@ pub fn entry(resource: &WorkloadDependencies) -> Result<Entry, Error> {
         record,
         capped,
         stale,
+        said: conditions::said(resource),
     })
 }
 
@@ -281,7 +286,7 @@ fn timestamp(time: &Time) -> Timestamp {
     Timestamp::from_seconds(u64::try_from(time.0.as_second()).unwrap_or_default())
 }
 
-fn time(timestamp: Timestamp) -> Time {
+pub(super) fn time(timestamp: Timestamp) -> Time {
     let seconds = i64::try_from(timestamp.seconds()).unwrap_or(i64::MAX);
     Time(jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX))
 }

@@ -4,7 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 use super::{Error, Store, Stored};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::resource::{Entry, WorkloadDependencies, entry, learn, new_record};
+use crate::resource::{Entry, Said, WorkloadDependencies, conditions, entry, learn, new_record};
 use crate::state::{State, Versioned};
 
 /// Attempts of one write against others' changes; then the writer takes it up again later.
@@ -188,6 +188,55 @@ impl Kubernetes {
     }
 }
 
+/// What is said of the mode `sidecar`.
+impl Kubernetes {
+    async fn try_say(
+        &self,
+        workload: &Workload,
+        said: &BTreeSet<Said>,
+        make: bool,
+    ) -> Result<(), Error> {
+        let api =
+            Api::<WorkloadDependencies>::namespaced(self.client.clone(), workload.namespace());
+        let name = workload.record_name();
+        let mut conflicts = 0;
+        loop {
+            let resource = match api.get_opt(&name).await.map_err(|e| fault(&e))? {
+                Some(resource) => resource,
+                None if !make => return Ok(()),
+                None => {
+                    let new = new_record(workload);
+                    match api.create(&PostParams::default(), &new).await {
+                        Ok(resource) => resource,
+                        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                            wait_after_conflict(workload, &mut conflicts).await?;
+                            continue;
+                        }
+                        Err(error) => return Err(fault(&error)),
+                    }
+                }
+            };
+            let Some(status) = conditions::say(&resource, said, SystemTime::now().into()) else {
+                return Ok(());
+            };
+            let next = WorkloadDependencies {
+                status: Some(status),
+                ..resource
+            };
+            match api
+                .replace_status(&name, &PostParams::default(), &next)
+                .await
+            {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
+                    wait_after_conflict(workload, &mut conflicts).await?;
+                }
+                Err(error) => return Err(fault(&error)),
+            }
+        }
+    }
+}
+
 impl Store for Kubernetes {
     fn follow(
         self: Arc<Self>,
@@ -210,6 +259,15 @@ impl Store for Kubernetes {
         limits: &'a Limits,
     ) -> BoxFuture<'a, Result<Stored, Error>> {
         in_time(self.try_learn(workload, calls, limits)).boxed()
+    }
+
+    fn say<'a>(
+        &'a self,
+        workload: &'a Workload,
+        said: &'a BTreeSet<Said>,
+        make: bool,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        in_time(self.try_say(workload, said, make)).boxed()
     }
 }
 

@@ -32,6 +32,7 @@ fn set(state: &State, name: &str, revision: u64) {
             record,
             capped: false,
             stale: false,
+            said: Default::default(),
         },
         revision,
     });

@@ -10,7 +10,7 @@ use clap::Parser;
 use dependency_graph::api::dependency_graph_client::DependencyGraphClient;
 use dependency_graph::api::{self, ReportRequest, ReportResponse, WatchRequest, WatchResponse};
 use futures::channel::mpsc;
-use lazyload_controller::app::{App, Error};
+use lazyload_controller::app::{App, Error, Known};
 use lazyload_controller::config::Cli;
 use mesh_runtime::drain::Drain;
 use mesh_runtime::grpc::Dialer;
@@ -23,6 +23,7 @@ pub(crate) struct Controller {
     pub(crate) drain: Drain,
     pub(crate) address: std::net::SocketAddr,
     pub(crate) admin: std::net::SocketAddr,
+    pub(crate) known: Known,
     pub(crate) running: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
@@ -45,10 +46,12 @@ impl Controller {
         let drain = Drain::new(3 * DEADLINE);
         let app = App::bind(&flags, None, drain.clone()).await.unwrap();
         let (address, admin) = (app.address(), app.admin_address());
+        let known = app.known().clone();
         Self {
             drain,
             address,
             admin,
+            known,
             running: tokio::spawn(app.run()),
         }
     }

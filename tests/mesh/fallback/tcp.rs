@@ -118,10 +118,10 @@ async fn play(shop: &Shop) -> Result<(Pod, tokio::net::TcpListener)> {
     Ok((pod, listener))
 }
 
-const MEGABYTE: usize = 1 << 20;
+pub(crate) const MEGABYTE: usize = 1 << 20;
 
 /// The client is done before the server has said anything: the server's answer must come all the same.
-async fn client_closes_first(
+pub(crate) async fn client_closes_first(
     client: &Pod,
     vip: Ipv4Addr,
     listener: &tokio::net::TcpListener,
@@ -148,7 +148,7 @@ async fn client_closes_first(
 }
 
 /// The server is done first: what the client sends after that must arrive.
-async fn server_closes_first(
+pub(crate) async fn server_closes_first(
     client: &Pod,
     vip: Ipv4Addr,
     listener: &tokio::net::TcpListener,

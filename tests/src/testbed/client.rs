@@ -16,8 +16,8 @@ use super::pod::{CONTROL_PORT, Pod};
 use super::{process, tools};
 use crate::app::{Answer, Outcome, Saw};
 
-/// A call, or many, to be made from a pod. The URL is `PROTOCOL://HOST[:PORT][/PATH]`, the protocol one of `http1`,
-/// `http2`, `grpc`, `grpc-stream`, `grpc-chat`, `ws`, `tcp`, `tcp-server-first`; the host an address or a service as
+/// A call, or many, to be made from a pod. The URL is `PROTOCOL://HOST[:PORT][/PATH]`, the protocol one of `http10`,
+/// `http1`, `http2`, `grpc`, `grpc-stream`, `grpc-chat`, `ws`, `tcp`, `tcp-server-first`; the host an address or a service as
 /// pods of the namespace name it. [`Call::to`] says where to connect for any other host.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -306,6 +306,11 @@ impl Traffic {
     /// How many calls have ended so far.
     pub fn count(&self) -> usize {
         self.outcomes.lock().len()
+    }
+
+    /// What became of the call that ended last.
+    pub fn last(&self) -> Option<Outcome> {
+        self.outcomes.lock().last().cloned()
     }
 
     /// Waits until `more` further calls have ended.

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use tokio::process::Command;
 
+use super::global_proxy::GlobalProxies;
 use super::mesh::Mesh;
 use super::namespace::Namespace;
 use super::part::{Parts, Replica};
@@ -26,11 +27,37 @@ impl Controllers {
     }
 
     /// Starts a replica with further flags; comes back when it is ready and in the service. The shims of the
-    /// namespace may report to it.
+    /// namespace may report to it. It does not act on the mode `sidecar`.
     ///
     /// # Errors
     /// When it does not become ready, naming its log.
     pub async fn start(&self, args: &[&str]) -> Result<Replica> {
+        self.start_all(&[&["--sidecars=off"], args].concat()).await
+    }
+
+    /// The same for a replica that acts on the mode `sidecar` in one namespace, with the global proxies given as what
+    /// calls fall back to.
+    ///
+    /// # Errors
+    /// When it does not become ready, naming its log.
+    pub async fn start_for(
+        &self,
+        lazy: &Namespace,
+        global_proxies: &GlobalProxies,
+        args: &[&str],
+    ) -> Result<Replica> {
+        let own = self.parts.namespace().name();
+        let flags = [
+            "--sidecars=on".to_owned(),
+            format!("--namespace={own}"),
+            format!("--sidecar-namespace={}", lazy.name()),
+            format!("--global-proxy-service={}", global_proxies.service()),
+        ];
+        let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+        self.start_all(&[&flags, args].concat()).await
+    }
+
+    async fn start_all(&self, args: &[&str]) -> Result<Replica> {
         let namespace = self.parts.namespace();
         let mut all = vec![
             "--store=kubernetes".to_owned(),
@@ -41,6 +68,10 @@ impl Controllers {
             format!("--allow-service-account={}/xds-shim", namespace.name()),
             format!("--allow-global-proxy={}/global-proxy", namespace.name()),
         ];
+        // It would act on the namespaces of other tests as well.
+        if !args.iter().any(|arg| arg.starts_with("--sidecars")) {
+            all.push("--sidecars=off".to_owned());
+        }
         all.extend(args.iter().map(|&arg| arg.to_owned()));
         self.parts.start(all).await
     }

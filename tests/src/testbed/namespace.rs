@@ -1,14 +1,20 @@
 //! A Kubernetes namespace of one test: what is made in it goes with it.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use futures::future::join_all;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, PostParams};
+use kube::core::GroupVersionKind;
 use parking_lot::Mutex;
 use serde_json::json;
 
 use super::controller::Controllers;
+use super::global_proxy::GlobalProxies;
 use super::mesh::Mesh;
 use super::part::Replica;
 use super::pod::Pod;
@@ -127,6 +133,34 @@ impl Namespace {
         Ok(())
     }
 
+    /// A file with a token of one of its service accounts, for the audience given.
+    ///
+    /// # Errors
+    /// When the API server issues none.
+    pub(super) async fn token(&self, service_account: &str, audience: &str) -> Result<PathBuf> {
+        let client = self.0.mesh.resources().client().clone();
+        let api: Api<ServiceAccount> = Api::namespaced(client, self.name());
+        let spec = TokenRequestSpec {
+            audiences: Some(vec![audience.to_owned()]),
+            ..TokenRequestSpec::default()
+        };
+        let request = TokenRequest {
+            spec: Some(spec),
+            ..TokenRequest::default()
+        };
+        let issued = api
+            .create_token_request(service_account, &PostParams::default(), &request)
+            .await?;
+        let token = issued
+            .status
+            .and_then(|status| status.token)
+            .context("a token request without an answer")?;
+        let name = format!("{service_account}-{}.token", self.name());
+        let file = self.0.mesh.places().work.join(name);
+        tokio::fs::write(&file, token).await?;
+        Ok(file)
+    }
+
     pub(super) fn keep(&self, pod: Pod) {
         self.0.pods.lock().push(pod);
     }
@@ -151,6 +185,15 @@ impl Namespace {
         Controllers::create(self).await
     }
 
+    /// Applies the manifests of the global proxy; start replicas with [`GlobalProxies::start`]. Sidecars of opted-in
+    /// namespaces fall back to them once the controllers are told `--global-proxy`.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn global_proxies(&self, controllers: &Controllers) -> Result<GlobalProxies> {
+        GlobalProxies::create(self, controllers).await
+    }
+
     /// Removes all of it: pods, resources, the namespace itself.
     pub(super) async fn remove(&self) {
         let pods = std::mem::take(&mut *self.0.pods.lock());
@@ -161,6 +204,7 @@ impl Namespace {
         for result in join_all(replicas.iter().map(Replica::remove)).await {
             report(self.name(), result);
         }
+        report(self.name(), self.remove_what_controllers_made().await);
         let applied = std::mem::take(&mut *self.0.applied.lock());
         for yaml in applied.iter().rev() {
             report(self.name(), self.delete(yaml).await);
@@ -178,6 +222,43 @@ impl Namespace {
         );
     }
 }
+
+impl Namespace {
+    /// Nothing here empties a namespace that is deleted, as a cluster would.
+    async fn remove_what_controllers_made(&self) -> Result<()> {
+        let client = self.0.mesh.resources().client();
+        for (group, version, kind, plural) in MADE_BY_CONTROLLERS {
+            let kind = GroupVersionKind::gvk(group, version, kind);
+            let resource = ApiResource::from_gvk_with_plural(&kind, plural);
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(client.clone(), self.name(), &resource);
+            let all = ListParams::default();
+            match api.delete_collection(&DeleteParams::default(), &all).await {
+                Ok(_) => {}
+                // A kind that no test of this run has installed.
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+const MADE_BY_CONTROLLERS: [(&str, &str, &str, &str); 3] = [
+    ("networking.istio.io", "v1", "Sidecar", "sidecars"),
+    (
+        "networking.istio.io",
+        "v1alpha3",
+        "EnvoyFilter",
+        "envoyfilters",
+    ),
+    (
+        "lazymesh.dev",
+        "v1alpha1",
+        "WorkloadDependencies",
+        "workloaddependencies",
+    ),
+];
 
 /// A failed clean-up is worth a line, not a failed test: the run's end removes everything anyway.
 fn report(namespace: &str, result: Result<()>) {

@@ -7,9 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::{Api, PostParams};
 use parking_lot::Mutex as PlainMutex;
 use tokio::process::Command;
 use tokio::sync::Mutex;
@@ -49,7 +46,8 @@ impl Parts {
         let service = namespace
             .service(program)
             .selector(&[])
-            .port("grpc-tls", port, port);
+            // Bytes to whatever sidecar they pass: the name's beginning says so.
+            .port("tls-grpc", port, port);
         service.create().await?;
         namespace.ensure_service_account(program).await?;
         let mesh = namespace.mesh();
@@ -98,30 +96,7 @@ impl Parts {
         let Inner {
             namespace, program, ..
         } = &*self.0;
-        let client = namespace.mesh().resources().client().clone();
-        let api: Api<ServiceAccount> = Api::namespaced(client, namespace.name());
-        let spec = TokenRequestSpec {
-            audiences: Some(vec![audience.to_owned()]),
-            ..TokenRequestSpec::default()
-        };
-        let request = TokenRequest {
-            spec: Some(spec),
-            ..TokenRequest::default()
-        };
-        let issued = api
-            .create_token_request(program, &PostParams::default(), &request)
-            .await?;
-        let token = issued
-            .status
-            .and_then(|status| status.token)
-            .context("a token request without an answer")?;
-        let file = namespace
-            .mesh()
-            .places()
-            .work
-            .join(format!("{program}-{}.token", namespace.name()));
-        tokio::fs::write(&file, token).await?;
-        Ok(file)
+        namespace.token(program, audience).await
     }
 
     /// Starts a replica with the given flags besides those for its addresses and certificate; comes back when it says
@@ -343,7 +318,7 @@ impl Replica {
 }
 
 /// The sum of a metric in Prometheus' text format.
-fn sum_of(text: &str, name: &str, labels: &str) -> f64 {
+pub(super) fn sum_of(text: &str, name: &str, labels: &str) -> f64 {
     text.lines()
         .filter_map(|line| {
             let rest = line.strip_prefix(name)?;

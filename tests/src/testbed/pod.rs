@@ -40,8 +40,28 @@ pub struct PodSpec {
     pub service_account: String,
     /// None for a pod outside the mesh.
     pub sidecar: Option<SidecarOptions>,
-    /// The ports `mesh-app serve` listens on; none for a pod that only calls.
-    pub app: Option<AppPorts>,
+    /// What runs in it; none for a pod that only calls.
+    pub app: Option<App>,
+}
+
+/// What runs in a pod.
+#[derive(Clone, Debug)]
+pub enum App {
+    /// `mesh-app serve`, on these ports.
+    Mesh(AppPorts),
+    /// One of our own programs.
+    Own(Program),
+}
+
+/// One of our own programs, as an application in a pod with a sidecar.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Its name.
+    pub name: &'static str,
+    /// Its flags.
+    pub args: Vec<String>,
+    /// Its admin port, which is asked on the pod's own loopback.
+    pub admin: u16,
 }
 
 /// The ports of the application.
@@ -110,8 +130,10 @@ impl Pod {
         let step = |done| tracing::debug!(pod = self.name(), after = ?begin.elapsed(), "{done}");
         self.register().await?;
         step("registered");
-        if let Some(ports) = &spec.app {
-            *self.0.app.lock().await = Some(self.start_app(ports)?);
+        match &spec.app {
+            Some(App::Mesh(ports)) => *self.0.app.lock().await = Some(self.start_app(ports)?),
+            Some(App::Own(program)) => *self.0.app.lock().await = Some(self.start_own(program)?),
+            None => {}
         }
         if let Some(options) = &spec.sidecar {
             if options.proxy_type == sidecar::ProxyType::Sidecar {
@@ -189,14 +211,70 @@ impl Pod {
         )
     }
 
+    fn start_own(&self, program: &Program) -> Result<Process> {
+        let Inner { mesh, spec, .. } = &*self.0;
+        let mut command = self.0.network.command(&tools::own_program(program.name)?);
+        command
+            .args(&program.args)
+            .env_clear()
+            .env("RUST_BACKTRACE", "1");
+        let log = format!("{}.{}-app", spec.name, spec.namespace);
+        Process::spawn(program.name, command, &mesh.places().log(&log))
+    }
+
     async fn wait_app(&self) -> Result<()> {
         let url = format!("http://{}:{CONTROL_PORT}/_ready", self.address());
         let mut app = self.0.app.lock().await;
-        let Some(app) = app.as_mut() else {
+        let (Some(app), Some(what)) = (app.as_mut(), &self.0.spec.app) else {
             return Ok(());
         };
-        app.wait_for("the application", READY_LIMIT, || super::http::get(&url))
-            .await?;
+        let ready = || async {
+            match what {
+                App::Mesh(_) => super::http::get(&url).await.map(drop),
+                App::Own(program) => self.admin(program.admin, "/healthz/ready").await.map(drop),
+            }
+        };
+        app.wait_for("the application", READY_LIMIT, ready).await
+    }
+
+    /// GETs a page of a port on the pod's own loopback.
+    pub(super) async fn admin(&self, port: u16, path: &str) -> Result<String> {
+        let stream = self.0.network.connect(Ipv4Addr::LOCALHOST, port).await?;
+        let answer = super::http::over(stream, http::Method::GET, path).await?;
+        let said = answer.body.trim();
+        anyhow::ensure!(answer.status == 200, "{path}: {}: {said}", answer.status);
+        Ok(answer.body)
+    }
+
+    /// SIGTERM to the application alone; comes back when it has ended.
+    ///
+    /// # Errors
+    /// When there is none, or it does not end well in time.
+    pub(super) async fn stop_app(&self, limit: Duration) -> Result<()> {
+        let app = self.0.app.lock().await.take();
+        let mut app = app.with_context(|| format!("pod {} has no application", self.name()))?;
+        let status = app.terminate(limit).await?;
+        anyhow::ensure!(status.success(), "{}: {status} after SIGTERM", self.name());
+        Ok(())
+    }
+
+    /// Kills all that runs in it at once, as the end of its node would; only then is it taken out of its services.
+    ///
+    /// # Errors
+    /// When a write fails.
+    pub async fn crash(&self) -> Result<()> {
+        self.kill_all().await?;
+        self.delete().await
+    }
+
+    async fn kill_all(&self) -> Result<()> {
+        let Inner { app, agent, .. } = &*self.0;
+        for process in [agent.lock().await.take(), app.lock().await.take()]
+            .iter_mut()
+            .flatten()
+        {
+            process.kill().await?;
+        }
         Ok(())
     }
 
@@ -208,11 +286,13 @@ impl Pod {
             .name
             .rsplit_once('-')
             .map_or(spec.workload.as_str(), |(replica_set, _)| replica_set);
-        let object = json!({
+        let mut object = json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {
                 "name": spec.name, "namespace": spec.namespace, "labels": spec.labels,
+                // By this the injector, and who reads as it does, tells a pod of a controller from one made by hand.
+                "generateName": format!("{replica_set}-"),
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": replica_set,
                                      "uid": "00000000-0000-0000-0000-000000000000", "controller": true}],
             },
@@ -221,6 +301,12 @@ impl Pod {
                 "containers": [{"name": "app", "image": "mesh-app"}],
             },
         });
+        if spec.sidecar.as_ref().is_some_and(|sidecar| !sidecar.owner)
+            && let Some(metadata) = object["metadata"].as_object_mut()
+        {
+            metadata.remove("ownerReferences");
+            metadata.remove("generateName");
+        }
         mesh.resources()
             .apply(&spec.namespace, &object.to_string())
             .await?;
@@ -367,9 +453,8 @@ impl Pod {
             mesh,
             spec,
             network,
-            app,
-            agent,
             deleted,
+            ..
         } = &*self.0;
         if deleted.swap(true, Ordering::Relaxed) {
             return Ok(());
@@ -388,12 +473,7 @@ impl Pod {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => return Err(error.into()),
         }
-        for process in [agent.lock().await.take(), app.lock().await.take()]
-            .iter_mut()
-            .flatten()
-        {
-            process.kill().await?;
-        }
+        self.kill_all().await?;
         network.remove().await
     }
 }

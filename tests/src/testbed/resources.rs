@@ -119,7 +119,7 @@ impl Resources {
     }
 }
 
-fn parse(yaml: &str) -> Result<Vec<DynamicObject>> {
+pub(super) fn parse(yaml: &str) -> Result<Vec<DynamicObject>> {
     let mut objects = Vec::new();
     for document in serde_yaml_ng::Deserializer::from_str(yaml) {
         let value = serde_json::Value::deserialize(document).context("not YAML")?;

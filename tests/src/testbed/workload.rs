@@ -8,7 +8,7 @@ use anyhow::Result;
 use futures::future::try_join_all;
 
 use super::namespace::Namespace;
-use super::pod::{AppPorts, Pod, PodSpec};
+use super::pod::{App, AppPorts, Pod, PodSpec, Program};
 use super::shim::Shims;
 use super::sidecar::{ProxyType, SidecarOptions};
 
@@ -20,7 +20,7 @@ pub struct Workload {
     labels: BTreeMap<String, String>,
     service_account: String,
     sidecar: Option<SidecarOptions>,
-    app: Option<AppPorts>,
+    app: Option<App>,
     hash: u32,
 }
 
@@ -36,7 +36,7 @@ impl Workload {
             labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
             service_account: name.to_owned(),
             sidecar: Some(SidecarOptions::default()),
-            app: Some(AppPorts::default()),
+            app: Some(App::Mesh(AppPorts::default())),
             hash: NEXT.fetch_add(1, Ordering::Relaxed),
         }
     }
@@ -58,7 +58,14 @@ impl Workload {
     /// Other ports for the application.
     #[must_use]
     pub fn app(mut self, ports: AppPorts) -> Self {
-        self.app = Some(ports);
+        self.app = Some(App::Mesh(ports));
+        self
+    }
+
+    /// One of our own programs in place of the application.
+    #[must_use]
+    pub(super) fn program(mut self, program: Program) -> Self {
+        self.app = Some(App::Own(program));
         self
     }
 

@@ -4,19 +4,19 @@ use super::*;
 use crate::pending::BATCH;
 use crate::store::Store;
 use dependency_graph::api::dependency_graph_server::{DependencyGraph, DependencyGraphServer};
-use dependency_graph::api::{CallsRequest, CallsResponse, ReportResponse, WatchResponse};
+use dependency_graph::api::{CallsRequest, CallsResponse, ReportResponse, WatchRequest};
 use dependency_graph::{Dependency, Port, Protocol, Workload};
 use mesh_runtime::drain::Drain;
+use mesh_runtime::grpc::Dialer;
 use std::collections::HashSet;
 use tokio::net::TcpListener;
-use tonic::{Response, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Stores what is reported; the first `lose` streams it ends after one batch, without a word.
 #[derive(Debug, Clone, Default)]
 struct Fake {
     stored: Arc<Mutex<HashSet<String>>>,
     lose: Arc<Mutex<u32>>,
-    tokens: Arc<Mutex<Vec<String>>>,
 }
 
 #[tonic::async_trait]
@@ -29,9 +29,6 @@ impl DependencyGraph for Fake {
         &self,
         request: Request<Streaming<ReportRequest>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let token = request.metadata().get("authorization").cloned();
-        let token = token.and_then(|t| t.to_str().map(str::to_owned).ok());
-        self.tokens.lock().extend(token);
         let mut batches = request.into_inner();
         let (answers, outgoing) = mpsc::channel(1);
         let fake = self.clone();
@@ -120,7 +117,7 @@ async fn report_all(controller: &Controller, reporter: &Reporter) {
         }
     };
     tokio::select! {
-        () = controller.report(reporter) => unreachable!("it never ends"),
+        () = reporter.report(controller) => unreachable!("it never ends"),
         done = tokio::time::timeout(Duration::from_secs(30), all) => done.unwrap(),
     }
 }
@@ -158,39 +155,18 @@ async fn what_is_not_acknowledged_is_sent_again() {
 }
 
 #[tokio::test]
-async fn the_token_is_read_at_every_connection() {
-    let file = std::env::temp_dir().join(format!("lazymesh-token-{}", std::process::id()));
-    std::fs::write(&file, "one\n").unwrap();
-    let fake = Fake {
-        lose: Arc::new(Mutex::new(1)),
-        ..Fake::default()
-    };
-    let controller = Controller {
-        dialer: serve(fake.clone()).await,
-        token: Some(TokenFile::new(&file)),
-    };
-    let reporter = reporter();
-    add(&reporter, 0, 1);
-    report_all(&controller, &reporter).await;
-    std::fs::write(&file, "two\n").unwrap();
-    add(&reporter, 1, 2);
-    report_all(&controller, &reporter).await;
-    std::fs::remove_file(&file).unwrap();
-    assert_eq!(
-        *fake.tokens.lock(),
-        ["Bearer one", "Bearer one", "Bearer two"]
-    );
-}
-
-#[tokio::test]
 async fn a_watch_tells_that_the_controller_was_heard() {
     let controller = Controller {
         dialer: serve(Fake::default()).await,
         token: None,
     };
     let (graph, metrics) = (Graph::default(), reporter().metrics);
+    let watched = Watched {
+        graph: &graph,
+        metrics: &metrics,
+    };
     tokio::select! {
-        () = controller.watch(&graph, &metrics) => unreachable!("it never ends"),
+        () = controller.watch(WatchRequest::default(), &watched) => unreachable!("it never ends"),
         heard = tokio::time::timeout(Duration::from_secs(30), graph.heard()) => heard.unwrap(),
     }
 }

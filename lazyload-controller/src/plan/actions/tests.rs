@@ -41,7 +41,8 @@ impl Cluster {
             wall: self.now,
             tick: self.tick,
         };
-        todo(&self.world, "shop", &desired, &mut self.memory, now)
+        let (memory, pace) = (&mut self.memory, Pace::default());
+        todo(&self.world, "shop", &desired, memory, &pace, now)
     }
 
     /// Does what is to be done, as the cluster would, and says it shortly.
@@ -110,6 +111,9 @@ impl Cluster {
         object["metadata"]["uid"] = json!(uid);
         object["metadata"]["creationTimestamp"] = json!(written(created));
         self.world.put(kind, &name.to_string(), object);
+        if kind == Kind::Sidecar {
+            self.memory.wrote(name, self.tick);
+        }
     }
 
     fn pass(&mut self, seconds: u64) {

@@ -2,6 +2,7 @@
 
 mod grpc;
 mod http;
+mod http10;
 mod tcp;
 mod websocket;
 
@@ -25,7 +26,7 @@ use crate::digest::Digest;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// PROTOCOL://HOST[:PORT][/PATH]; PROTOCOL is http1, http2, grpc, grpc-stream, grpc-chat, ws, tcp or tcp-server-first
+    /// PROTOCOL://HOST[:PORT][/PATH]; PROTOCOL is http10, http1, http2, grpc, grpc-stream, grpc-chat, ws, tcp or tcp-server-first
     url: String,
     /// Connect to this address, whatever HOST is
     #[arg(long)]
@@ -85,6 +86,7 @@ pub(crate) struct Target {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
+    Http10,
     Http1,
     Http2,
     Grpc,
@@ -228,7 +230,8 @@ impl Target {
         let begin = Instant::now();
         let exchange = async {
             match self.protocol {
-                Protocol::Http1 | Protocol::Http2 => http::call(self).await,
+                Protocol::Http10 => http10::call(self).await,
+                Protocol::Http1 | Protocol::Http2 => http::call(self, begin).await,
                 Protocol::Grpc | Protocol::GrpcStream | Protocol::GrpcChat => {
                     grpc::call(self).await
                 }
@@ -288,6 +291,7 @@ impl Target {
 impl Protocol {
     fn read(scheme: &str) -> Result<Self> {
         Ok(match scheme {
+            "http10" => Self::Http10,
             "http" | "http1" => Self::Http1,
             "http2" => Self::Http2,
             "grpc" => Self::Grpc,
@@ -301,8 +305,18 @@ impl Protocol {
     }
 }
 
-/// Files a body under what it is.
+/// Files a body under what it is: answers, also as server-sent events, or something else.
 pub(crate) fn file_body(outcome: &mut Outcome, body: &[u8]) {
+    let events = std::str::from_utf8(body).ok().and_then(|text| {
+        let events = text.strip_prefix("data: ")?.split("data: ");
+        events
+            .map(|event| serde_json::from_str(event).ok())
+            .collect::<Option<Vec<Answer>>>()
+    });
+    if let Some(events) = events {
+        outcome.answers.extend(events);
+        return;
+    }
     match serde_json::from_slice::<Answer>(body) {
         Ok(answer) => outcome.answers.push(answer),
         Err(_) => outcome.body = Some(String::from_utf8_lossy(body).chars().take(2000).collect()),

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_tests::app::Outcome;
+use tokio::time::Instant;
 
 use super::{Protocol, Target, file_body};
 
@@ -50,7 +51,7 @@ impl Connection {
     }
 }
 
-pub(crate) async fn call(target: &Target) -> Result<Outcome> {
+pub(crate) async fn call(target: &Target, begin: Instant) -> Result<Outcome> {
     let idle = target.idle_http.lock().pop().filter(Connection::is_open);
     let mut connection = match idle {
         Some(connection) => connection,
@@ -67,14 +68,17 @@ pub(crate) async fn call(target: &Target) -> Result<Outcome> {
     let mut request = request.body(Full::new(target.body.clone()))?;
     request.headers_mut().extend(target.headers.clone());
     let response = connection.send(request).await?;
-    let (parts, body) = response.into_parts();
-    let body = body
-        .collect()
-        .await
-        .context("the answer's body")?
-        .to_bytes();
+    let (parts, mut body) = response.into_parts();
+    let (mut bytes, mut first_byte_ms) = (Vec::new(), None);
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.context("the answer's body")?.into_data() {
+            first_byte_ms.get_or_insert(begin.elapsed().as_secs_f64() * 1000.0);
+            bytes.extend_from_slice(&data);
+        }
+    }
     let headers = parts.headers.iter();
     let mut outcome = Outcome {
+        first_byte_ms,
         status: Some(parts.status.as_u16()),
         headers: headers
             .map(|(name, value)| {
@@ -86,7 +90,7 @@ pub(crate) async fn call(target: &Target) -> Result<Outcome> {
             .collect(),
         ..Outcome::default()
     };
-    file_body(&mut outcome, &body);
+    file_body(&mut outcome, &bytes);
     if target.reuse {
         target.idle_http.lock().push(connection);
     }

@@ -1,6 +1,6 @@
 //! HTTP/1.1 and HTTP/2 on one port. Query parameters of a request change the answer:
-//! `status=N`, `delay_ms=N` before it, `size=N` bytes of padding, `fail=N&fail_key=K` (the first N requests with key K
-//! get 503).
+//! `status=N`, `location=URL`, `delay_ms=N` before it, `size=N` bytes of padding, `fail=N&fail_key=K` (the first N requests
+//! with key K get 503), `events=N&every_ms=M` (server-sent events), `early=1` (before the body is read).
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header, request};
+use futures::{StreamExt, stream};
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use mesh_tests::app::{Saw, verified_caller};
+use mesh_tests::app::{Answer, Saw, verified_caller};
 use tokio::net::TcpStream;
 
 use super::{State, grpc, websocket};
@@ -66,8 +68,11 @@ async fn handle(state: Arc<State>, request: Request<Incoming>, port: u16) -> Res
         return websocket::accept(state, request, port);
     }
     let (parts, mut body) = request.into_parts();
+    let wishes = query(&parts);
     let mut digest = Digest::default();
-    while let Some(frame) = body.frame().await {
+    while !wishes.contains_key("early")
+        && let Some(frame) = body.frame().await
+    {
         match frame {
             Ok(frame) => frame
                 .data_ref()
@@ -78,7 +83,6 @@ async fn handle(state: Arc<State>, request: Request<Incoming>, port: u16) -> Res
     }
     let mut saw = saw(&parts, port);
     (saw.body_bytes, saw.body_sha256) = digest.finish();
-    let wishes = query(&parts);
     let number = |name: &str| wishes.get(name).and_then(|value| value.parse::<u32>().ok());
     if let Some(delay) = number("delay_ms") {
         tokio::time::sleep(Duration::from_millis(delay.into())).await;
@@ -90,7 +94,15 @@ async fn handle(state: Arc<State>, request: Request<Incoming>, port: u16) -> Res
     {
         status = Some(StatusCode::SERVICE_UNAVAILABLE);
     }
-    let mut response = json(status.unwrap_or(StatusCode::OK), &state.answer(saw));
+    let answer = state.answer(saw);
+    if let Some(count) = number("events") {
+        let pause = Duration::from_millis(number("every_ms").unwrap_or(0).into());
+        return events(&answer, count, pause);
+    }
+    let mut response = json(status.unwrap_or(StatusCode::OK), &answer);
+    if let Some(Ok(location)) = wishes.get("location").map(|url| HeaderValue::from_str(url)) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
     if let Some(size) = number("size") {
         // White space after JSON is JSON.
         let padding = Bytes::from(vec![b' '; size as usize]);
@@ -101,6 +113,27 @@ async fn handle(state: Arc<State>, request: Request<Incoming>, port: u16) -> Res
             .map(|answer| [&answer.to_bytes()[..], &padding[..]].concat());
         response = Response::from_parts(parts, full(padded.unwrap_or_default().into()));
     }
+    response
+}
+
+/// Server-sent events: the answer again and again, with a pause between two.
+fn events(answer: &Answer, count: u32, pause: Duration) -> Response<Body> {
+    let event = match serde_json::to_string(answer) {
+        Ok(answer) => Bytes::from(format!("data: {answer}\n\n")),
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    };
+    let frames = stream::iter(0..count).then(move |number| {
+        let event = event.clone();
+        async move {
+            if number > 0 {
+                tokio::time::sleep(pause).await;
+            }
+            Ok(Frame::data(event))
+        }
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let kind = HeaderValue::from_static("text/event-stream");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
 

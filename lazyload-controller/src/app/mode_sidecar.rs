@@ -1,0 +1,96 @@
+//! Puts the mode `sidecar` together.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use kube::Client;
+use mesh_runtime::admin::{Admin, Reply};
+use mesh_runtime::drain::Drain;
+use mesh_runtime::tasks::Tasks;
+use prometheus::Registry;
+use tokio::sync::oneshot;
+
+use super::Known;
+use crate::calls;
+use crate::cluster::kubernetes::Kubernetes;
+use crate::cluster::{Cluster, Watched};
+use crate::config::sidecars::SidecarArgs;
+use crate::lease::Candidate;
+use crate::sidecars::metrics::Metrics;
+use crate::sidecars::{Parts, Sidecars};
+use crate::state::State;
+use crate::store::Store;
+
+/// The mode `sidecar`, not running yet.
+#[derive(Debug)]
+pub(super) struct ModeSidecar {
+    cluster: Arc<dyn Cluster>,
+    watched: Watched,
+    candidate: Candidate,
+    sidecars: Sidecars,
+}
+
+impl ModeSidecar {
+    pub(super) fn new(
+        client: Client,
+        args: &SidecarArgs,
+        (store, state, known): (&Arc<dyn Store>, &State, &Known),
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        let metrics = Metrics::new(registry)?;
+        let watched = Watched::new(known.world.clone(), metrics.clone());
+        // What Kubernetes calls the pod.
+        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "lazyload-controller".to_owned());
+        let candidate = Candidate::new(client.clone(), &args.namespace, &host);
+        let cluster: Arc<dyn Cluster> = Arc::new(Kubernetes::new(client, args.mesh_config.clone()));
+        let parts = Parts {
+            cluster: cluster.clone(),
+            watched: watched.clone(),
+            state: state.clone(),
+            store: store.clone(),
+            given: known.given.clone(),
+            leading: candidate.leading(),
+            metrics,
+        };
+        Ok(Self {
+            cluster,
+            watched,
+            candidate,
+            sidecars: Sidecars::new(parts, args.choices(), args.sidecar_writes),
+        })
+    }
+
+    /// What is watched, for those who judge calls.
+    pub(super) fn mesh(&self) -> calls::Mesh {
+        calls::Mesh {
+            world: self.watched.world().clone(),
+            changes: self.watched.changes(),
+            synced: self.watched.all_listed(),
+        }
+    }
+
+    pub(super) fn with_page(&self, admin: Admin) -> Admin {
+        let sidecars = self.sidecars.clone();
+        admin.route(
+            "/debug/sidecars",
+            "mode sidecar: what each namespace waits for",
+            move || Reply::json(&sidecars.page()),
+        )
+    }
+
+    /// The Lease is given back when the last write is done, and not before.
+    pub(super) fn spawn(self, tasks: &mut Tasks, drain: &Drain) {
+        let (over, is_over) = oneshot::channel();
+        let (sidecars, drain) = (self.sidecars, drain.clone());
+        tasks.spawn_background("watches of the mesh", self.cluster.follow(self.watched));
+        tasks.spawn("sidecars", async move {
+            let ended = sidecars.run(drain).await;
+            drop(over);
+            ended
+        });
+        let is_over = async {
+            let _: Result<Infallible, _> = is_over.await;
+        };
+        tasks.spawn("lease", self.candidate.run(is_over));
+    }
+}

@@ -1,0 +1,103 @@
+//! What records should say of workloads in mode `sidecar`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dependency_graph::Workload;
+
+use super::queue::{Key, Queue};
+use crate::cluster::Fault;
+use crate::mesh::{Kind, Name, World};
+use crate::plan::{Condition, Desired, SidecarSpec};
+use crate::resource::Said;
+
+/// What is to be said of a workload.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Wanted {
+    pub(super) said: BTreeSet<Said>,
+    /// Whether a record is made for it where there is none: only for what a person should know.
+    pub(super) make: bool,
+}
+
+/// What is to be said of every workload in mode `sidecar` of a namespace.
+pub(super) fn wanted(
+    world: &World,
+    desired: &Desired,
+    queue: &Queue,
+) -> BTreeMap<Workload, Wanted> {
+    let mut all: BTreeMap<Workload, Wanted> = BTreeMap::new();
+    for (workload, conditions) in &desired.conditions {
+        let wanted = all.entry(workload.clone()).or_default();
+        wanted.make = true;
+        for condition in conditions {
+            let kind = condition.kind();
+            let said = Said::new(kind, true, reason(condition), &condition.to_string());
+            wanted.said.insert(said);
+        }
+    }
+    for (name, spec) in &desired.sidecars {
+        for workload in &spec.workloads {
+            let wanted = all.entry(workload.clone()).or_default();
+            wanted.about_sidecar(world, name, spec, queue);
+        }
+    }
+    for (workload, wanted) in &mut all {
+        let has_sidecar = desired
+            .sidecars
+            .values()
+            .any(|spec| spec.workloads.contains(workload));
+        if !has_sidecar && let Some(why) = wanted.said.first() {
+            let message = format!("{} says why", why.kind);
+            let said = Said::new("SidecarWritten", false, &why.kind, &message);
+            wanted.said.insert(said);
+        }
+    }
+    all
+}
+
+/// The reason tells apart what has one type.
+fn reason(condition: &Condition) -> &'static str {
+    match condition {
+        Condition::UserSidecarNotUnderstood(_) => "NotUnderstood",
+        Condition::UserSidecar(_) => "SelectsItsPods",
+        other => other.kind(),
+    }
+}
+
+impl Wanted {
+    fn about_sidecar(&mut self, world: &World, name: &Name, spec: &SidecarSpec, queue: &Queue) {
+        let fault = |kind, name: &Name| queue.fault(&Key::Object(kind, name.clone()));
+        let faults = [
+            (Kind::Sidecar, name, fault(Kind::Sidecar, name)),
+            (
+                Kind::EnvoyFilter,
+                &spec.filter,
+                fault(Kind::EnvoyFilter, &spec.filter),
+            ),
+        ];
+        for (kind, name, fault) in faults {
+            if let Some(Fault::Edited(why)) = fault {
+                let message = format!(
+                    "{kind} {name} was edited by hand, and is left as it is: {why}. Delete it to have it written anew."
+                );
+                self.said
+                    .insert(Said::new("EditedByHand", true, "Conflict", &message));
+                self.make = true;
+            }
+        }
+        let refused = faults.iter().find_map(|(kind, name, fault)| match fault {
+            Some(fault @ (Fault::Refused(_) | Fault::Another(_))) => Some((kind, name, fault)),
+            _ => None,
+        });
+        let there = world.sidecar(name).is_some_and(|one| one.ours.is_some());
+        if let Some((kind, name, fault)) = refused {
+            let message = format!("{kind} {name} cannot be written: {fault}");
+            self.said
+                .insert(Said::new("SidecarWritten", false, "Refused", &message));
+            self.make = true;
+        } else if there {
+            let message = format!("Sidecar {name} gives it what it is known to use.");
+            self.said
+                .insert(Said::new("SidecarWritten", true, "Written", &message));
+        }
+    }
+}

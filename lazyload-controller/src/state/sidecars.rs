@@ -1,0 +1,45 @@
+//! What the mode `sidecar` asks of the state.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use dependency_graph::{Graph, Source, Timestamp, Workload};
+
+use super::State;
+use crate::resource::Said;
+
+impl State {
+    /// The whole graph, as it is told: with what is on its way to the store, as seen at `now`.
+    #[must_use]
+    pub fn told_graph(&self, now: Timestamp) -> Graph {
+        let inner = self.inner.lock();
+        let mut graph = inner.graph.clone();
+        for (workload, calls) in &inner.ahead {
+            let stored = graph.workload(workload).cloned();
+            let mut record = stored.map(Arc::unwrap_or_clone).unwrap_or_default();
+            for call in calls.dependencies() {
+                record.learned.see(&call, now, Source::OnDemand);
+            }
+            graph.set_workload(workload, Some(record));
+        }
+        graph
+    }
+
+    /// What the record of a workload says of the mode `sidecar`; `None` if it has none.
+    #[must_use]
+    pub fn said(&self, workload: &Workload) -> Option<BTreeSet<Said>> {
+        let inner = self.inner.lock();
+        inner.known.get(workload).map(|known| known.said.clone())
+    }
+
+    /// The workloads of a namespace whose records say something of the mode `sidecar`. It looks at every one.
+    #[must_use]
+    pub fn saying(&self, namespace: &str) -> Vec<Workload> {
+        let inner = self.inner.lock();
+        let known = inner.known.iter();
+        known
+            .filter(|(w, known)| w.namespace() == namespace && !known.said.is_empty())
+            .map(|(workload, _)| workload.clone())
+            .collect()
+    }
+}
