@@ -38,7 +38,7 @@ use crate::store::kubernetes::Kubernetes;
 use crate::store::memory::Memory;
 use crate::store::{self, Store};
 use crate::writer::Writer;
-use mode_sidecar::ModeSidecar;
+use mode_sidecar::{ModeSidecar, Place};
 
 /// Workloads waiting for their status to be written again; the rest are found another time.
 const STALE: usize = 1024;
@@ -138,11 +138,17 @@ impl App {
         );
         let readiness = Readiness::new();
         let acts = serve.sidecars.enabled(&serve.store);
-        let mode_sidecar = match client.filter(|_| acts == Ok(true)) {
-            Some(client) => {
+        let place = match (client, &serve.store) {
+            _ if acts != Ok(true) => None,
+            (Some(client), _) => Some(Place::Kubernetes(client)),
+            (None, StoreKind::File(path)) => Some(Place::Folder(path.clone())),
+            (None, _) => None,
+        };
+        let mode_sidecar = match place {
+            Some(place) => {
                 let parts = (&store, &state, &known);
                 let args = &serve.sidecars;
-                Some(ModeSidecar::new(client, args, parts, &registry)?)
+                Some(ModeSidecar::new(place, args, parts, &registry)?)
             }
             None => None,
         };

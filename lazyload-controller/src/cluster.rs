@@ -5,6 +5,7 @@
 //!
 //! [`World`]: crate::mesh::World
 
+pub mod file;
 pub mod kubernetes;
 pub mod watched;
 

@@ -1,9 +1,9 @@
 //! Puts the mode `sidecar` together.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use kube::Client;
 use mesh_runtime::admin::{Admin, Reply};
 use mesh_runtime::drain::Drain;
 use mesh_runtime::tasks::Tasks;
@@ -12,44 +12,64 @@ use tokio::sync::oneshot;
 
 use super::Known;
 use crate::calls;
+use crate::cluster::file::File;
 use crate::cluster::kubernetes::Kubernetes;
 use crate::cluster::{Cluster, Watched};
 use crate::config::sidecars::SidecarArgs;
-use crate::lease::Candidate;
+use crate::lease::{Candidate, Leading};
 use crate::sidecars::metrics::Metrics;
 use crate::sidecars::{Parts, Sidecars};
 use crate::state::State;
 use crate::store::Store;
+use crate::store::file::POLL_PERIOD;
+
+/// Where the mesh's objects are.
+pub(super) enum Place {
+    /// In a cluster: other replicas may write them as well.
+    Kubernetes(kube::Client),
+    /// In the folder of the graph, which one process has.
+    Folder(PathBuf),
+}
 
 /// The mode `sidecar`, not running yet.
 #[derive(Debug)]
 pub(super) struct ModeSidecar {
     cluster: Arc<dyn Cluster>,
     watched: Watched,
-    candidate: Candidate,
+    /// Where there are others that may lead.
+    candidate: Option<Candidate>,
     sidecars: Sidecars,
 }
 
 impl ModeSidecar {
     pub(super) fn new(
-        client: Client,
+        place: Place,
         args: &SidecarArgs,
         (store, state, known): (&Arc<dyn Store>, &State, &Known),
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::new(registry)?;
         let watched = Watched::new(known.world.clone(), metrics.clone());
-        // What Kubernetes calls the pod.
-        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "lazyload-controller".to_owned());
-        let candidate = Candidate::new(client.clone(), &args.namespace, &host);
-        let cluster: Arc<dyn Cluster> = Arc::new(Kubernetes::new(client, args.mesh_config.clone()));
+        let config = args.mesh_config.clone();
+        let (cluster, candidate): (Arc<dyn Cluster>, _) = match place {
+            Place::Kubernetes(client) => {
+                // What Kubernetes calls the pod.
+                let host = std::env::var("HOSTNAME");
+                let host = host.unwrap_or_else(|_| "lazyload-controller".to_owned());
+                let candidate = Candidate::new(client.clone(), &args.namespace, &host);
+                (Arc::new(Kubernetes::new(client, config)), Some(candidate))
+            }
+            Place::Folder(path) => (Arc::new(File::new(path, config, POLL_PERIOD)), None),
+        };
+        let leading = candidate.as_ref();
+        let leading = leading.map_or_else(Leading::alone, Candidate::leading);
         let parts = Parts {
             cluster: cluster.clone(),
             watched: watched.clone(),
             state: state.clone(),
             store: store.clone(),
             given: known.given.clone(),
-            leading: candidate.leading(),
+            leading,
             metrics,
         };
         Ok(Self {
@@ -91,6 +111,8 @@ impl ModeSidecar {
         let is_over = async {
             let _: Result<Infallible, _> = is_over.await;
         };
-        tasks.spawn("lease", self.candidate.run(is_over));
+        if let Some(candidate) = self.candidate {
+            tasks.spawn("lease", candidate.run(is_over));
+        }
     }
 }

@@ -14,9 +14,9 @@ use crate::sidecars::Choices;
 /// Whether the mode `sidecar` is acted on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Switch {
-    /// With --store kubernetes.
+    /// Where the mesh can be seen: with --store kubernetes, and with --store file:DIR in its subfolder mesh.
     Auto,
-    /// Yes; needs --store kubernetes.
+    /// Yes; not possible with --store memory.
     On,
     /// No: nothing of the mesh is watched or written.
     Off,
@@ -130,10 +130,12 @@ impl SidecarArgs {
     /// # Errors
     /// A line that says what does not go together.
     pub fn enabled(&self, store: &StoreKind) -> Result<bool, String> {
-        match (self.sidecars, *store == StoreKind::Kubernetes) {
+        match (self.sidecars, *store != StoreKind::Memory) {
             (Switch::Off, _) | (Switch::Auto, false) => Ok(false),
             (Switch::Auto | Switch::On, true) => Ok(true),
-            (Switch::On, false) => Err("--sidecars on needs --store kubernetes".into()),
+            (Switch::On, false) => {
+                Err("--sidecars on needs --store kubernetes or --store file:DIR".into())
+            }
         }
     }
 

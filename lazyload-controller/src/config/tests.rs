@@ -106,3 +106,17 @@ fn streams_must_be_allowed_some_age() {
     let none = ["lazyload-controller", "--max-stream-age", "0s"];
     assert!(Cli::try_parse_from(none).is_err());
 }
+
+#[test]
+fn the_mode_sidecar_needs_a_mesh_that_can_be_seen() {
+    let enabled = |flags: &[&str]| {
+        let serve = serve(flags);
+        serve.sidecars.enabled(&serve.store)
+    };
+    assert_eq!(enabled(&[]), Ok(true));
+    assert_eq!(enabled(&["--store", "file:/x"]), Ok(true));
+    assert_eq!(enabled(&["--store", "memory"]), Ok(false));
+    assert_eq!(enabled(&["--sidecars", "off"]), Ok(false));
+    let error = enabled(&["--store", "memory", "--sidecars", "on"]).unwrap_err();
+    assert!(error.contains("file:DIR"), "{error}");
+}

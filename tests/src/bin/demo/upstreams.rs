@@ -78,7 +78,8 @@ async fn accept(listener: TcpListener, protocol: Protocol, secured: Secured) {
     while let Ok((stream, _)) = listener.accept().await {
         let secured = Arc::clone(&secured);
         tokio::spawn(async move {
-            let Ok(address) = stream.local_addr() else {
+            // Small answers are not to wait for more; what fails here is the caller's loss, too.
+            let (Ok(address), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else {
                 return;
             };
             let name = address.to_string();
