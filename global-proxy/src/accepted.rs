@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
+use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -28,7 +29,8 @@ pub(crate) enum Spoken {
 
 #[derive(Debug)]
 struct Socket {
-    stream: TcpStream,
+    /// Never contended: both halves are on one thread, but hyper wants upgraded connections to be `Send`.
+    stream: Mutex<TcpStream>,
     written: AtomicU64,
 }
 
@@ -46,7 +48,7 @@ pub(crate) struct Watch(Arc<Socket>);
 impl Accepted {
     pub(crate) fn new(stream: TcpStream) -> Self {
         let socket = Socket {
-            stream,
+            stream: Mutex::new(stream),
             written: AtomicU64::new(0),
         };
         Self {
@@ -94,7 +96,8 @@ fn told_by(first: &[u8]) -> Option<Spoken> {
 impl Watch {
     /// Whether the caller has closed its side. Data that came before may still be unread.
     pub(crate) fn is_closed(&self) -> bool {
-        let ready = self.0.stream.ready(Interest::READABLE).now_or_never();
+        let stream = self.0.stream.lock();
+        let ready = stream.ready(Interest::READABLE).now_or_never();
         matches!(ready, Some(Ok(ready)) if ready.is_read_closed())
     }
 
@@ -116,35 +119,19 @@ impl AsyncRead for Accepted {
             self.first.advance(taken);
             return Poll::Ready(Ok(()));
         }
-        let stream = &self.socket.stream;
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read_buf(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
-            }
-        }
+        Pin::new(&mut *self.socket.stream.lock()).poll_read(cx, buf)
     }
 }
 
 impl Accepted {
     fn poll_write_with(
         &self,
-        cx: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
+        write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.socket.stream.poll_write_ready(cx))?;
-            match write(&self.socket.stream) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(written) => {
-                    let count = &self.socket.written;
-                    count.fetch_add(written as u64, Ordering::Relaxed);
-                    return Poll::Ready(Ok(written));
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        let written = ready!(write(Pin::new(&mut *self.socket.stream.lock())))?;
+        let count = &self.socket.written;
+        count.fetch_add(written as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
     }
 }
 
@@ -154,7 +141,7 @@ impl AsyncWrite for Accepted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write(buf))
+        self.poll_write_with(|stream| stream.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -162,7 +149,7 @@ impl AsyncWrite for Accepted {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write_vectored(bufs))
+        self.poll_write_with(|stream| stream.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -174,7 +161,7 @@ impl AsyncWrite for Accepted {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&self.socket.stream).shutdown(Shutdown::Write))
+        Poll::Ready(SockRef::from(&*self.socket.stream.lock()).shutdown(Shutdown::Write))
     }
 }
 

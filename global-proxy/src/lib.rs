@@ -15,6 +15,7 @@ pub mod config;
 pub mod decide;
 mod dial;
 mod expect;
+mod gather;
 mod handle;
 pub mod hygiene;
 pub mod incoming;
