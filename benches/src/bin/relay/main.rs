@@ -39,10 +39,10 @@ struct Args {
     #[arg(long, default_value = "target/bench/relay.json", value_name = "FILE")]
     out: PathBuf,
     /// Rounds of each case; medians are judged
-    #[arg(long, default_value_t = 5, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 9, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Seconds of each measurement
-    #[arg(long, default_value_t = 2.5, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value_t = 1.2, value_name = "SECONDS", value_parser = seconds)]
     seconds: f64,
     /// Requests of the soak; 0: none
     #[arg(long, default_value_t = 2_000_000, value_name = "NUMBER")]
@@ -124,6 +124,9 @@ async fn compare(args: &Args) -> Result<bool> {
     }
     drop((ours, envoy));
     println!("{}", report::table(&all));
+    if let Some(warning) = report::warning(&all) {
+        println!("{warning}\n");
+    }
     let mut claims: Vec<_> = all.iter().flat_map(report::claims_of_rounds).collect();
     let mut soaked = None;
     if args.soak_requests > 0 {
