@@ -86,7 +86,12 @@ impl Kubernetes {
             Place::Group(group) => group,
         };
         match discovery::group(&self.client, group).await {
-            Ok(group) => Ok(group.recommended_kind(&named).map(|(resource, _)| resource)),
+            // Not in the group's preferred version alone: a group has kinds of many ages, and EnvoyFilter is in no v1.
+            Ok(group) => Ok(group
+                .resources_by_stability()
+                .into_iter()
+                .map(|(resource, _)| resource)
+                .find(|resource| resource.kind == named)),
             Err(kube::Error::Discovery(DiscoveryError::MissingApiGroup(_))) => Ok(None),
             Err(error) => Err(error),
         }
