@@ -34,6 +34,11 @@ pub const LOCATION: &str = "x-lazymesh-location";
 /// To the global proxy, in a tunnel: the identity in the caller's certificate, written by the global proxy's own sidecar.
 pub const CALLER: &str = "x-lazymesh-caller";
 
+/// From the global proxy to its own sidecar, in what is relayed: the address that was called, by which the sidecar chooses
+/// where the request goes. Not by the host: a name such as `reviews` means another service in the global proxy's
+/// namespace, or none, and then the request would be passed on in plain text.
+pub const ROUTE: &str = "x-lazymesh-route";
+
 /// Envoy's header on a request that it made of a redirect: the URL it had before.
 pub const ORIGINAL_URL: &str = "x-envoy-original-url";
 

@@ -13,7 +13,7 @@ use crate::body::Relayed;
 use crate::decide;
 use crate::graph::Ticket;
 use crate::hold::{Decided, Held};
-use crate::incoming::incoming;
+use crate::incoming::{Trust, incoming};
 use crate::kept::Kept;
 use crate::location::location;
 use crate::redirect::{Mark, redirect};
@@ -113,6 +113,7 @@ async fn answer(
                 target,
                 shape,
                 path,
+                by_address: worker.settings.trust == Trust::Sidecar,
                 record,
             };
             let mut response = relay(worker, call, parts, body).await?;

@@ -6,9 +6,10 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use dependency_graph::fallback::ROUTE;
 use http::header::HOST;
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
@@ -31,6 +32,8 @@ pub(crate) struct Call {
     pub(crate) target: Target,
     pub(crate) shape: Shape,
     pub(crate) path: Path,
+    /// Whether a sidecar is to choose by the address, not by the host.
+    pub(crate) by_address: bool,
     pub(crate) record: Rc<Record>,
 }
 
@@ -134,6 +137,11 @@ fn request_out(
     if !over_h2 {
         let host = call.target.authority.clone();
         parts.headers.insert(HOST, host);
+    }
+    if call.by_address {
+        let address = HeaderValue::from_str(&call.to.to_string());
+        let address = address.map_err(|_| Refusal::Malformed("the address cannot be said"))?;
+        parts.headers.insert(ROUTE, address);
     }
     *request.headers_mut() = parts.headers;
     if let Some(protocol) = parts.extensions.remove::<Protocol>() {

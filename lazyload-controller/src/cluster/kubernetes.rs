@@ -48,7 +48,7 @@ impl fmt::Debug for Kubernetes {
 enum Place {
     /// Always there, in this group and version.
     Fixed(&'static str, &'static str),
-    /// Perhaps there, in a version that the API server prefers.
+    /// Perhaps there, in the most stable version that it has.
     Group(&'static str),
 }
 
@@ -86,7 +86,12 @@ impl Kubernetes {
             Place::Group(group) => group,
         };
         match discovery::group(&self.client, group).await {
-            Ok(group) => Ok(group.recommended_kind(&named).map(|(resource, _)| resource)),
+            Ok(group) => {
+                // Not only in the version that the group prefers: EnvoyFilter and TCPRoute have others.
+                let all = group.resources_by_stability().into_iter();
+                let mut all = all.map(|(resource, _)| resource);
+                Ok(all.find(|resource| resource.kind == named))
+            }
             Err(kube::Error::Discovery(DiscoveryError::MissingApiGroup(_))) => Ok(None),
             Err(error) => Err(error),
         }

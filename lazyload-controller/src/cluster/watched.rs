@@ -263,7 +263,9 @@ impl Watched {
             .listed
             .send_if_modified(|listed| listed.insert(kind));
         let all = self.unlisted().is_empty();
-        self.inner.all_listed.send_if_modified(|was| !std::mem::replace(was, all) && all);
+        self.inner
+            .all_listed
+            .send_if_modified(|was| !std::mem::replace(was, all) && all);
     }
 }
 

@@ -130,20 +130,24 @@ impl Pod {
         let step = |done| tracing::debug!(pod = self.name(), after = ?begin.elapsed(), "{done}");
         self.register().await?;
         step("registered");
-        match &spec.app {
-            Some(App::Mesh(ports)) => *self.0.app.lock().await = Some(self.start_app(ports)?),
-            Some(App::Own(program)) => *self.0.app.lock().await = Some(self.start_own(program)?),
-            None => {}
+        let intercepts =
+            |options: &&SidecarOptions| options.proxy_type == sidecar::ProxyType::Sidecar;
+        if spec.sidecar.as_ref().filter(intercepts).is_some() {
+            // Before anything runs: it would tear connections that are there.
+            network
+                .intercept(&mesh.tools().pilot_agent, &[CONTROL_PORT])
+                .await?;
+            step("intercepted");
+        }
+        if let Some(App::Mesh(ports)) = &spec.app {
+            *self.0.app.lock().await = Some(self.start_app(ports)?);
         }
         if let Some(options) = &spec.sidecar {
-            if options.proxy_type == sidecar::ProxyType::Sidecar {
-                network
-                    .intercept(&mesh.tools().pilot_agent, &[CONTROL_PORT])
-                    .await?;
-            }
-            step("intercepted");
             self.start_sidecar(options).await?;
             step("sidecar ready");
+        }
+        if let Some(App::Own(program)) = &spec.app {
+            *self.0.app.lock().await = Some(self.start_own(program)?);
         }
         self.wait_app().await?;
         self.set_ready(true).await?;
