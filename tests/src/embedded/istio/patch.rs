@@ -11,9 +11,11 @@ use xds_shim::envoy::r#type::matcher::v3 as matcher;
 
 pub(super) const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Of a patch that merges only some fields are there.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct RouteConfiguration {
+    vhost_header: String,
     request_headers_to_remove: Vec<String>,
     response_headers_to_remove: Vec<String>,
 }
@@ -21,6 +23,7 @@ pub(super) struct RouteConfiguration {
 impl From<RouteConfiguration> for route::RouteConfiguration {
     fn from(from: RouteConfiguration) -> Self {
         Self {
+            vhost_header: from.vhost_header,
             request_headers_to_remove: from.request_headers_to_remove,
             response_headers_to_remove: from.response_headers_to_remove,
             ..Default::default()
@@ -260,7 +263,7 @@ pub(super) struct TypedTcpProxy {
     pub(super) typed_config: TcpProxy,
 }
 
-/// Of a patch that merges only some fields are there.
+/// As above.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct TcpProxy {

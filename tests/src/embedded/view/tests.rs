@@ -12,7 +12,11 @@ use xds_shim::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 
 const FALLBACK: &str =
     include_str!("../../../../lazyload-controller/src/render/golden/fallback.yaml");
-const OWN_SIDE: &str = include_str!("../../../mesh/fallback/global-proxy.yaml");
+/// What the global proxy is installed with.
+const INSTALLED: [&str; 2] = [
+    include_str!("../../../../manifests/global-proxy/service.yaml"),
+    include_str!("../../../../manifests/global-proxy/mesh.yaml"),
+];
 const POD: Ipv4Addr = Ipv4Addr::new(10, 20, 1, 4);
 
 fn mesh() -> Resources {
@@ -146,11 +150,7 @@ fn the_fallback_is_patched_in() {
 #[test]
 fn a_pod_that_serves_takes_mutual_tls_and_says_who_called() {
     let mut resources = mesh();
-    let text = OWN_SIDE
-        .replace("{name: ", "{namespace: lazymesh-system, name: ")
-        .replace("${GLOBAL_PROXY}", "lazymesh-system")
-        .replace("${TUNNEL}", "UPGRADE");
-    assert_eq!(put(&mut resources, &[&text]), None, "callers are all");
+    assert_eq!(put(&mut resources, &INSTALLED), None, "callers are all");
     let proxy = Proxy {
         labels: [("app".to_owned(), "global-proxy".to_owned())].into(),
         address: Some(POD),
@@ -159,6 +159,8 @@ fn a_pod_that_serves_takes_mutual_tls_and_says_who_called() {
     let snapshot = resources.snapshot_for(&proxy);
     assert!(names(&snapshot, CDS).contains("inbound|15080||"));
     assert_eq!(names(&snapshot, CDS).len(), 216 + 2);
+    let routes: RouteConfiguration = decode(&snapshot, "80");
+    assert_eq!(routes.vhost_header, "x-lazymesh-route");
     let listener: Listener = decode(&snapshot, "virtualInbound");
     let config = |chain: &str| {
         let mut chains = listener.filter_chains.iter();
@@ -191,12 +193,7 @@ fn a_rule_says_how_callers_connect() {
             .typed_extension_protocol_options
             .is_empty()
     );
-    let rule = format!(
-        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a, namespace: b}}\n\
-         spec: {{host: {host}, trafficPolicy: {{connectionPool: {{http: {{useClientProtocol: true}}}}, \
-         portLevelSettings: [{{port: {{number: 15009}}, connectionPool: {{http: {{h2UpgradePolicy: UPGRADE}}}}}}]}}}}\n"
-    );
-    put(&mut resources, &[&rule]);
+    put(&mut resources, &INSTALLED[..1]);
     let (http, tunnel) = (cluster(&mut resources, 80), cluster(&mut resources, 15009));
     assert_eq!(http.typed_extension_protocol_options.len(), 1);
     assert_eq!(tunnel.typed_extension_protocol_options.len(), 1);
