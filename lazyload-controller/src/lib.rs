@@ -2,8 +2,7 @@
 //!
 //! Reports come in by [`report`], are gathered per workload by [`writer`], written by a [`store`], and told to every
 //! watcher from [`state`] by [`watch`]. Nothing here needs a leader: a report is a set union, written with optimistic
-//! concurrency, so any replica takes reports and serves watches. What only one replica may do (expiry, Sidecar
-//! resources, clean-up) does not exist yet.
+//! concurrency, so any replica takes reports and serves watches. What only one replica may do is to forget.
 
 pub mod api;
 pub mod app;
@@ -12,6 +11,7 @@ pub mod caller;
 pub mod closure;
 pub mod config;
 pub mod eligible;
+pub mod expiry;
 pub mod given;
 pub mod limits;
 pub mod mesh;

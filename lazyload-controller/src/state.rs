@@ -19,6 +19,7 @@ use dependency_graph::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::expiry::Keeping;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::resource::Entry;
@@ -68,6 +69,7 @@ struct Inner {
 struct Known {
     revision: u64,
     capped: bool,
+    keeping: Keeping,
 }
 
 /// What one watcher is still to be told: names only, so that a slow one costs no more than the graph has entries.
@@ -303,6 +305,14 @@ impl State {
                 (Observed::New, false)
             };
         };
+        let known = inner.known.get(workload);
+        let forgotten = known.is_some_and(|known| {
+            let forgotten = &known.keeping.forgotten;
+            forgotten.blocks(&dependency.host, dependency.protocol, seen)
+        });
+        if forgotten {
+            return (Observed::Known, false);
+        }
         // A call at an unknown time never makes a last call later.
         let (seen, after) = match seen {
             Some(seen) => (seen, limits.refresh_after),
@@ -311,10 +321,7 @@ impl State {
         let would = record
             .learned
             .would(dependency, seen, limits.dependencies, after);
-        (
-            would,
-            inner.known.get(workload).is_some_and(|known| known.capped),
-        )
+        (would, known.is_some_and(|known| known.capped))
     }
 
     /// Starts a watch. Until everything is known there is nothing complete to tell: wait for [`State::synced`] first.
@@ -364,6 +371,13 @@ impl State {
     #[must_use]
     pub fn record(&self, workload: &Workload) -> Option<Arc<Record>> {
         self.inner.lock().graph.workload(workload).cloned()
+    }
+
+    /// What the record of a workload says of forgetting.
+    #[must_use]
+    pub fn keeping(&self, workload: &Workload) -> Option<Keeping> {
+        let inner = self.inner.lock();
+        inner.known.get(workload).map(|known| known.keeping.clone())
     }
 
     /// The whole graph, as it is stored.
@@ -419,6 +433,7 @@ impl Inner {
         let known = Known {
             revision,
             capped: entry.capped,
+            keeping: entry.keeping,
         };
         self.set(&entry.workload, Some((entry.record, known)));
     }
@@ -449,7 +464,9 @@ impl Inner {
         ];
         let told = || told.iter().flatten();
         let room = limit.saturating_sub(told().map(|learned| learned.len()).sum());
-        let new = calls
+        let forgotten = self.known.get(workload).map(|k| &k.keeping.forgotten);
+        let passing = forgotten.map_or_else(|| calls.clone(), |f| f.passing(calls));
+        let new = passing
             .dependencies()
             .filter(|call| !told().any(|learned| learned.contains(call)));
         let new: Vec<Dependency> = new.take(room).collect();

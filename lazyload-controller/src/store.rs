@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+use crate::expiry::Verdict;
 use crate::limits::Limits;
 use crate::resource;
 use crate::state::{State, Versioned};
@@ -70,4 +71,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         calls: &'a Learned,
         limits: &'a Limits,
     ) -> BoxFuture<'a, Result<Stored, Error>>;
+
+    /// Does to the record of a workload what was judged of forgetting: the only call that takes anything away. `None`
+    /// when there is no record any more. What was learned since it was judged stays, whoever wrote it.
+    fn revise<'a>(
+        &'a self,
+        workload: &'a Workload,
+        verdict: &'a Verdict,
+        limits: &'a Limits,
+    ) -> BoxFuture<'a, Result<Option<Stored>, Error>>;
 }

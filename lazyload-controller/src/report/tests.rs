@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus::Registry;
 
 use super::*;
+use crate::expiry::Keeping;
 use crate::resource::Entry;
 use crate::state::Versioned;
 use crate::store::memory::Memory;
@@ -98,6 +99,7 @@ fn what_is_known_is_not_written_again_until_it_is_old() {
         record,
         capped: false,
         stale: false,
+        keeping: Keeping::default(),
     };
     reports.state.set_record(Versioned { entry, revision: 1 });
     assert_eq!(judge(&reports, vec![seen("known.x", None)]), []);

@@ -38,6 +38,7 @@ fn versioned(name: &str, hosts: &[&str], revision: u64) -> Versioned {
         record,
         capped: false,
         stale: false,
+        keeping: Keeping::default(),
     };
     Versioned { entry, revision }
 }

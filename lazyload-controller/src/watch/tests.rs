@@ -8,6 +8,7 @@ use futures::{FutureExt, StreamExt};
 use prometheus::Registry;
 
 use super::*;
+use crate::expiry::Keeping;
 use crate::metrics::Metrics;
 use crate::resource::Entry;
 use crate::state::Versioned;
@@ -31,6 +32,7 @@ fn set(state: &State, name: &str, revision: u64) {
             record,
             capped: false,
             stale: false,
+            keeping: Keeping::default(),
         },
         revision,
     });
