@@ -19,14 +19,16 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::service::Routes;
 use tracing::info;
 
 use crate::api::GraphApi;
 use crate::auth::{self, Auth, TokenFile, TokenReview};
 use crate::config::{AuthKind, Serve, StoreKind};
+use crate::history::{self, History};
 use crate::metrics::Metrics;
+use crate::prometheus::{Prometheus, Unusable};
 use crate::report::Reports;
 use crate::state::State;
 use crate::store::file::{self, File};
@@ -62,6 +64,9 @@ pub enum Error {
     /// Metrics cannot be set up.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// Prometheus cannot be asked.
+    #[error(transparent)]
+    Prometheus(#[from] Unusable),
     /// The ports cannot be written down.
     #[error("{0}")]
     PortFile(io::Error),
@@ -80,6 +85,7 @@ pub struct App {
     auth: Auth,
     store: Arc<dyn Store>,
     reports: Reports,
+    history: History,
     max_stream_age: Duration,
     readiness: Readiness,
     drain: Drain,
@@ -113,6 +119,17 @@ impl App {
             window,
             metrics.clone(),
         );
+        let history = History::new(history::Parts {
+            prometheus: Prometheus::new(&serve.prometheus)?,
+            state: state.clone(),
+            writer: writer.clone(),
+            store: store.clone(),
+            world: None,
+            limits,
+            args: serve.history.clone(),
+            metrics: metrics.clone(),
+            leader: leader(&serve.store),
+        });
         let readiness = Readiness::new();
         let admin = admin(registry, readiness.clone(), drain.clone(), &state, log)
             .bind(serve.admin_listen)
@@ -141,6 +158,7 @@ impl App {
                 metrics,
                 drain: drain.clone(),
             },
+            history,
             max_stream_age: serve.max_stream_age,
             readiness,
             drain,
@@ -176,6 +194,7 @@ impl App {
             auth,
             store,
             reports,
+            history,
             max_stream_age,
             readiness,
             drain,
@@ -194,6 +213,7 @@ impl App {
             synced.mark_ready();
             Ok::<_, std::convert::Infallible>(())
         });
+        tasks.spawn_background("history", history.run(drain.clone()));
         tasks.spawn_background("admin port", admin.serve());
         let routes = Routes::new(GraphApi::server(auth, reports, max_stream_age)).prepare();
         tasks.spawn("graph API", async move {
@@ -201,6 +221,11 @@ impl App {
         });
         Ok(tasks.run().await?)
     }
+}
+
+/// Only one process has a folder, or its own memory. On Kubernetes nobody decides yet who of the replicas it is.
+fn leader(store: &StoreKind) -> watch::Receiver<bool> {
+    watch::channel(*store != StoreKind::Kubernetes).1
 }
 
 async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client, Error> {

@@ -136,6 +136,12 @@ pub struct Serve {
     /// Write the ports that were bound to this file, as {"grpc": PORT, "admin": PORT}
     #[arg(long, value_name = "FILE")]
     pub port_file: Option<PathBuf>,
+    /// What is asked of Prometheus.
+    #[command(flatten)]
+    pub prometheus: crate::prometheus::Args,
+    /// What is learned from the past, and when it is forgotten.
+    #[command(flatten)]
+    pub history: crate::history::Args,
     /// Logs.
     #[command(flatten)]
     pub telemetry: telemetry::Args,
@@ -236,11 +242,11 @@ impl Serve {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error} (hint: such as 6h or 20ms)"))
 }
 
-fn positive(text: &str) -> Result<Duration, String> {
+pub(crate) fn positive(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("it must be longer than nothing".into()),
         duration => Ok(duration),

@@ -368,7 +368,7 @@ fn with_evidence(
     let (mut called, mut expired, mut stale) = (BTreeSet::new(), Vec::new(), false);
     for (host, protocol, edge) in record.learned.edges() {
         let edge_of = (host.clone(), protocol);
-        if look.called.contains(&edge_of) {
+        if was_called(look, host, protocol) {
             stale |= look.at.since(edge.last_seen) >= refresh_after;
             called.insert(edge_of);
         } else if look.protocols.contains(&protocol)
@@ -390,6 +390,16 @@ fn with_evidence(
         expired,
         ..verdict
     }
+}
+
+/// Whether a host was called; one of a wildcard is by any name below it.
+fn was_called(look: &Look, host: &Host, protocol: Protocol) -> bool {
+    let below = |suffix: &str| {
+        let mut called = look.called.iter();
+        called.any(|(called, over)| *over == protocol && called.as_str().ends_with(suffix))
+    };
+    look.called.contains(&(host.clone(), protocol))
+        || host.as_str().strip_prefix('*').is_some_and(below)
 }
 
 /// Whether someone wants the host known, whatever its port.

@@ -232,6 +232,29 @@ fn a_call_over_one_protocol_says_nothing_of_the_other() {
 }
 
 #[test]
+fn a_wildcard_is_called_by_what_is_below_it() {
+    let mut record = Record::default();
+    let dependency = Dependency {
+        host: "*.example.com".parse().unwrap(),
+        port: port(443),
+        protocol: Protocol::Tcp,
+    };
+    record
+        .learned
+        .see(&dependency, ago(400 * DAY), Source::OnDemand);
+    for (called, expired) in [
+        ("*.example.com", 0),
+        ("a.b.example.com", 0),
+        ("example.com", 1),
+        ("notexample.com", 1),
+    ] {
+        let look = look(&[(called.parse().unwrap(), Protocol::Tcp)]);
+        let verdict = judged(&record, evidence(300 * DAY), Ok(&look));
+        assert_eq!(verdict.expired.len(), expired, "{called}");
+    }
+}
+
+#[test]
 fn who_is_not_told_to_forget_forgets_nothing() {
     let record = record(&[("old", 400 * DAY)]);
     let look = look(&[]);
