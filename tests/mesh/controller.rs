@@ -1,5 +1,6 @@
-//! The controller's own tests against a real kube-apiserver (`lazyload-controller/tests/kubernetes.rs`),
-//! which are ignored where there is none: run here, with the rights of `manifests/rbac` and no more.
+//! The controller's own tests against a real kube-apiserver (`lazyload-controller/tests/kubernetes.rs`) and a real
+//! Prometheus (`lazyload-controller/tests/prometheus.rs`), which are ignored where there is none: run here, the former
+//! with the rights of `manifests/rbac` and no more.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -15,10 +16,10 @@ const NAME: &str = "lazyload-controller";
 const LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn tests() -> Vec<Test> {
-    vec![Test::new(
-        "controller::on_a_real_api_server",
-        on_a_real_api_server,
-    )]
+    vec![
+        Test::new("controller::on_a_real_api_server", on_a_real_api_server),
+        Test::new("controller::on_a_real_prometheus", on_a_real_prometheus),
+    ]
 }
 
 async fn on_a_real_api_server(case: Case) -> Result<()> {
@@ -31,10 +32,25 @@ async fn on_a_real_api_server(case: Case) -> Result<()> {
     let rbac = include_str!("../../manifests/rbac/lazyload-controller.yaml");
     mesh.resources().apply(NAMESPACE, rbac).await?;
     let own = own_kubeconfig(mesh).await?;
-    let run = Command::new(newest_test()?)
+    let mut run = Command::new(newest_test("kubernetes")?);
+    run.env("KUBECONFIG", mesh.places().kubeconfig());
+    run.env("CONTROLLER_KUBECONFIG", own);
+    passes(run).await
+}
+
+/// It needs no mesh: the tests make one by hand.
+async fn on_a_real_prometheus(case: Case) -> Result<()> {
+    let tools = case.mesh.tools();
+    let mut run = Command::new(newest_test("prometheus")?);
+    run.env("PROMETHEUS", &tools.prometheus);
+    run.env("PROMTOOL", &tools.promtool);
+    passes(run).await
+}
+
+/// Runs the ignored tests of a program.
+async fn passes(mut run: Command) -> Result<()> {
+    let run = run
         .args(["--ignored", "--test-threads=2"])
-        .env("KUBECONFIG", mesh.places().kubeconfig())
-        .env("CONTROLLER_KUBECONFIG", own)
         .kill_on_drop(true)
         .output();
     let output = tokio::time::timeout(LIMIT, run)
@@ -70,8 +86,9 @@ async fn own_kubeconfig(mesh: &Mesh) -> Result<PathBuf> {
     Ok(own)
 }
 
-/// The test program that cargo built last.
-fn newest_test() -> Result<PathBuf> {
+/// The test program of the controller that cargo built last.
+fn newest_test(test: &str) -> Result<PathBuf> {
+    let prefix = format!("{test}-");
     let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in std::fs::read_dir(build_dir()?.join("deps"))? {
         let path = entry?.path();
@@ -79,10 +96,12 @@ fn newest_test() -> Result<PathBuf> {
             .file_name()
             .and_then(|n| n.to_str())
             .unwrap_or_default();
-        if name.starts_with("kubernetes-") && path.extension().is_none() {
+        if name.starts_with(&prefix) && path.extension().is_none() {
             found.push((path.metadata()?.modified()?, path));
         }
     }
     let newest = found.into_iter().max().map(|(_, path)| path);
-    newest.context("not built (hint: cargo test -p lazyload-controller --test kubernetes --no-run)")
+    newest.with_context(|| {
+        format!("not built (hint: cargo test -p lazyload-controller --test {test} --no-run)")
+    })
 }
