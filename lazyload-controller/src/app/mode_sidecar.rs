@@ -15,7 +15,8 @@ use crate::calls;
 use crate::cluster::kubernetes::Kubernetes;
 use crate::cluster::{Cluster, Watched};
 use crate::config::sidecars::SidecarArgs;
-use crate::lease::Candidate;
+use crate::history::WarmStart;
+use crate::lease::{Candidate, Leading};
 use crate::sidecars::metrics::Metrics;
 use crate::sidecars::{Parts, Sidecars};
 use crate::state::State;
@@ -58,6 +59,19 @@ impl ModeSidecar {
             candidate,
             sidecars: Sidecars::new(parts, args.choices(), args.sidecar_writes),
         })
+    }
+
+    /// No namespace is begun before its past is learned.
+    pub(super) fn after(self, warm: WarmStart) -> Self {
+        Self {
+            sidecars: self.sidecars.after(warm),
+            ..self
+        }
+    }
+
+    /// Whether this replica decides for all.
+    pub(super) fn leading(&self) -> Leading {
+        self.candidate.leading()
     }
 
     /// What is watched, for those who judge calls.
