@@ -244,12 +244,23 @@ impl Learned {
         refused
     }
 
-    /// Drops what was last called longer than `expire_after` before `now`; says how many dependencies went.
-    pub fn expire(&mut self, now: Timestamp, expire_after: Duration) -> usize {
-        let before = self.count;
+    /// Drops a host over one protocol, with all its ports.
+    pub fn remove(&mut self, host: &Host, protocol: Protocol) -> Option<Edge> {
+        let removed = self.edges.remove(&(host.clone(), protocol))?;
+        self.count -= removed.ports.len();
+        Some(removed)
+    }
+
+    /// Keeps the edges for which `keep` says so.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Host, Protocol, &Edge) -> bool) {
         self.edges
-            .retain(|_, edge| now.since(edge.last_seen) <= expire_after);
+            .retain(|(host, protocol), edge| keep(host, *protocol, edge));
         self.count = self.edges.values().map(|edge| edge.ports.len()).sum();
-        before - self.count
+    }
+
+    /// What is known of a host over one protocol.
+    #[must_use]
+    pub fn get(&self, host: &Host, protocol: Protocol) -> Option<&Edge> {
+        self.edges.get(&(host.clone(), protocol))
     }
 }

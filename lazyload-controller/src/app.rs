@@ -29,8 +29,11 @@ use crate::auth::{self, Allowed, Auth, TokenFile, TokenReview};
 use crate::calls::{self, Calls};
 use crate::config::{AuthKind, Serve, StoreKind};
 use crate::given::Given;
+use crate::history::{self, History};
+use crate::lease::Leading;
 use crate::mesh::World;
 use crate::metrics::Metrics;
+use crate::prometheus::{Prometheus, Unusable};
 use crate::report::Reports;
 use crate::state::State;
 use crate::store::file::{self, File};
@@ -67,6 +70,9 @@ pub enum Error {
     /// Metrics cannot be set up.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// Prometheus cannot be asked.
+    #[error(transparent)]
+    Prometheus(#[from] Unusable),
     /// The ports cannot be written down.
     #[error("{0}")]
     PortFile(io::Error),
@@ -88,6 +94,7 @@ pub struct App {
     calls: Calls,
     known: Known,
     mode_sidecar: Option<ModeSidecar>,
+    history: History,
     max_stream_age: Duration,
     readiness: Readiness,
     drain: Drain,
@@ -109,7 +116,7 @@ impl App {
     /// When something given by flags cannot be had.
     pub async fn bind(serve: &Serve, log: Option<LogControl>, drain: Drain) -> Result<Self, Error> {
         let auth = serve.checked_auth().map_err(Error::Flags)?;
-        serve.sidecars.enabled(&serve.store).map_err(Error::Flags)?;
+        serve.check_prometheus().map_err(Error::Flags)?;
         let registry = metrics::registry()?;
         let metrics = Metrics::new(&registry)?;
         let of_calls = calls::Metrics::new(&registry)?;
@@ -152,6 +159,18 @@ impl App {
             }
             None => None,
         };
+        let history = History::new(history::Parts {
+            prometheus: Prometheus::new(&serve.prometheus)?,
+            state: state.clone(),
+            writer: writer.clone(),
+            store: store.clone(),
+            world: mode_sidecar.as_ref().map(|_| known.world.clone()),
+            limits,
+            args: serve.history.clone(),
+            metrics: metrics.clone(),
+            leader: leading(&serve.store, mode_sidecar.as_ref()),
+        });
+        let mode_sidecar = mode_sidecar.map(|mode| mode.after(history.warm_start()));
         let admin = admin(registry, readiness.clone(), drain.clone(), &state, log);
         let admin = match &mode_sidecar {
             Some(mode) => mode.with_page(admin),
@@ -186,6 +205,7 @@ impl App {
             reports,
             known,
             mode_sidecar,
+            history,
             max_stream_age: serve.max_stream_age,
             readiness,
             drain,
@@ -230,6 +250,7 @@ impl App {
             calls,
             known: _,
             mode_sidecar,
+            history,
             max_stream_age,
             readiness,
             drain,
@@ -248,6 +269,14 @@ impl App {
             synced.mark_ready();
             Ok::<_, std::convert::Infallible>(())
         });
+        let (mesh, of_history) = (mode_sidecar.as_ref().map(ModeSidecar::mesh), drain.clone());
+        tasks.spawn_background("history", async move {
+            if let Some(mut mesh) = mesh {
+                // What is no service yet would not be learned.
+                let _ = mesh.synced.wait_for(|synced| *synced).await;
+            }
+            history.run(of_history).await
+        });
         tasks.spawn_background("admin port", admin.serve());
         if let Some(mode) = mode_sidecar {
             mode.spawn(&mut tasks, &drain);
@@ -257,6 +286,15 @@ impl App {
             grpc::serve(grpc, tls, routes, &drain).await
         });
         Ok(tasks.run().await?)
+    }
+}
+
+/// Who decides for all replicas: the holder of the Lease; of a folder, or a memory, there is but one.
+fn leading(store: &StoreKind, mode_sidecar: Option<&ModeSidecar>) -> Leading {
+    match (mode_sidecar, store) {
+        (Some(mode), _) => mode.leading(),
+        (None, StoreKind::Kubernetes) => Leading::default(),
+        (None, StoreKind::File(_) | StoreKind::Memory) => Leading::alone(),
     }
 }
 

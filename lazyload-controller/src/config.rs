@@ -151,6 +151,12 @@ pub struct Serve {
     /// The mode `sidecar`.
     #[command(flatten)]
     pub sidecars: sidecars::SidecarArgs,
+    /// What is asked of Prometheus.
+    #[command(flatten)]
+    pub prometheus: crate::prometheus::Args,
+    /// What is learned from the past, and when it is forgotten.
+    #[command(flatten)]
+    pub history: crate::history::Args,
     /// Logs.
     #[command(flatten)]
     pub telemetry: telemetry::Args,
@@ -239,6 +245,20 @@ impl Serve {
         }
     }
 
+    /// Whether what is asked of Prometheus can be made use of.
+    ///
+    /// # Errors
+    /// A line that says what does not go together.
+    pub fn check_prometheus(&self) -> Result<(), String> {
+        let seen = self.sidecars.enabled(&self.store)?;
+        if self.prometheus.url.is_some() && !seen && self.store == StoreKind::Kubernetes {
+            let why =
+                "--prometheus needs the mesh to be watched and a leader (hint: not --sidecars off)";
+            return Err(why.into());
+        }
+        Ok(())
+    }
+
     /// The limits the flags set.
     #[must_use]
     pub fn limits(&self) -> Limits {
@@ -251,11 +271,11 @@ impl Serve {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error} (hint: such as 6h or 20ms)"))
 }
 
-fn positive(text: &str) -> Result<Duration, String> {
+pub(crate) fn positive(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("it must be longer than nothing".into()),
         duration => Ok(duration),

@@ -5,7 +5,8 @@
 //! concurrency, so any replica takes reports and serves watches.
 //!
 //! The mode `sidecar` is acted on by [`sidecars`]: what [`cluster`] tells of the mesh and what the state knows becomes a
-//! [`plan`], on every replica, and Sidecar and EnvoyFilter resources, written by the one that holds the [`lease`].
+//! [`plan`], on every replica, and Sidecar and EnvoyFilter resources, written by the one that holds the [`lease`]. That one
+//! also asks Prometheus, and learns and forgets by the answers: [`history`].
 
 pub mod api;
 pub mod app;
@@ -16,13 +17,17 @@ pub mod closure;
 pub mod cluster;
 pub mod config;
 pub mod eligible;
+pub mod expiry;
 pub mod given;
+pub mod history;
 pub mod lease;
 pub mod limits;
 pub mod mesh;
 pub mod metrics;
 pub mod observation;
+pub mod observe;
 pub mod plan;
+pub mod prometheus;
 pub mod render;
 pub mod report;
 pub mod resolve;

@@ -1,5 +1,7 @@
 //! What the controller counts. Every label value is one of a fixed few.
 
+pub mod history;
+
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// What became of an observation.
@@ -74,6 +76,8 @@ pub struct Metrics {
     pub dependencies: IntGauge,
     /// Callers turned away.
     pub unauthenticated: IntCounter,
+    /// Learning from Prometheus, and forgetting.
+    pub history: history::History,
 }
 
 impl Metrics {
@@ -125,6 +129,7 @@ impl Metrics {
             records: gauge("records", "WorkloadDependencies known")?,
             dependencies: gauge("dependencies", "Dependencies learned, of all workloads")?,
             unauthenticated: counter("unauthenticated", "Calls turned away")?,
+            history: history::History::new(registry)?,
         })
     }
 

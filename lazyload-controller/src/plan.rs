@@ -352,6 +352,16 @@ pub fn is_concerned(world: &World, graph: &Graph, namespace: &str) -> bool {
 
 /// The workloads of a namespace that are in mode `sidecar`: of injected pods, and those known that have no pods now.
 fn wanted(world: &World, graph: &Graph, namespace: &str) -> BTreeSet<Workload> {
+    modes(world, graph, namespace)
+        .into_iter()
+        .filter(|(_, mode)| *mode == Mode::Sidecar)
+        .map(|(workload, _)| workload)
+        .collect()
+}
+
+/// The modes that hold for the workloads of a namespace: of injected pods, and those known that have no pods now.
+#[must_use]
+pub fn modes(world: &World, graph: &Graph, namespace: &str) -> BTreeMap<Workload, Mode> {
     let of_namespace = of_namespace(world, namespace);
     // A pod's label holds if all pods of the workload have the same one.
     let mut by_pods: BTreeMap<&Workload, Option<Mode>> = BTreeMap::new();
@@ -370,15 +380,14 @@ fn wanted(world: &World, graph: &Graph, namespace: &str) -> BTreeSet<Workload> {
         .filter(|(workload, _)| workload.namespace() == namespace)
         .map(|(workload, record)| (workload, record.mode));
     let records: BTreeMap<&Workload, Option<Mode>> = known.collect();
-    by_pods
-        .keys()
-        .chain(records.keys())
-        .filter(|workload| {
-            let own = records.get(*workload).copied().flatten();
-            let pods = by_pods.get(*workload).copied().flatten();
-            own.or(pods).or(of_namespace) == Some(Mode::Sidecar)
-        })
-        .map(|workload| (*workload).clone())
+    let all: BTreeSet<&Workload> = by_pods.keys().chain(records.keys()).copied().collect();
+    let mode = |workload: &Workload| {
+        let own = records.get(workload).copied().flatten();
+        let pods = by_pods.get(workload).copied().flatten();
+        own.or(pods).or(of_namespace).unwrap_or(Mode::Off)
+    };
+    all.into_iter()
+        .map(|workload| (workload.clone(), mode(workload)))
         .collect()
 }
 

@@ -9,7 +9,7 @@ mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
-use dependency_graph::{Dependency, Port, Protocol};
+use dependency_graph::{Dependency, Host, Port, Protocol};
 
 use crate::closure::concrete;
 use crate::mesh::service::{Form, PortProtocol};
@@ -74,6 +74,38 @@ pub fn by_call(
         called if authority.is_empty() => called,
         _ => by_authority(world, namespace, authority, destination.port()),
     }
+}
+
+/// What a caller in `namespace` depends on that called a service over a protocol, where the port is not known: all its
+/// ports of that protocol. `host`: its full name as istiod has it, as metrics tell it. Empty if the mesh has none.
+#[must_use]
+pub fn by_host(world: &World, namespace: &str, host: &Host, protocol: Protocol) -> Vec<Dependency> {
+    let services = visible(world, namespace, world.services_named(host.as_str()));
+    let Some(service) = services.first() else {
+        return Vec::new();
+    };
+    let behind = match &service.form {
+        Form::Alias(target) => {
+            let targets = visible(world, namespace, concrete(world, target).into_iter());
+            targets.first().copied()
+        }
+        _ => Some(*service),
+    };
+    let ports = behind.into_iter().flat_map(|behind| &behind.ports);
+    let found = ports.filter_map(|port| {
+        resolved(
+            world,
+            namespace,
+            service,
+            &service.host,
+            port.number,
+            protocol,
+        )
+    });
+    found
+        .map(|resolved| resolved.dependency)
+        .filter(|dependency| dependency.protocol == protocol)
+        .collect()
 }
 
 fn at_address(

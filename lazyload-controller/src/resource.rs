@@ -5,6 +5,7 @@
 
 pub mod conditions;
 mod convert;
+mod keeping;
 
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use conditions::Said;
-pub use convert::{Entry, Error, Learning, entry, learn, new_record};
+pub use convert::{Entry, Error, Learning, entry, learn, new_record, revise};
 
 /// What a workload depends on: pinned by people, learned from its sidecars.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -53,7 +54,9 @@ pub struct WorkloadDependenciesSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub pinned: Vec<Pinned>,
-    /// How long after its last call a learned dependency is forgotten, such as 720h. Not acted upon yet.
+    /// How long after its last call a learned dependency is forgotten, such as 720h; 0s is never. Absent, the annotation
+    /// lazymesh.dev/expire-after of the namespace says, or the controller's flag. Nothing is forgotten unless Prometheus
+    /// answered for all of that time; the condition NoEvidence says when it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^([0-9]+(h|m|s))+$"), length(max = 32))]
     pub expire_after: Option<String>,
@@ -127,8 +130,15 @@ pub struct WorkloadDependenciesStatus {
     /// What was learned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<LearnedDependency>,
+    /// The time without a gap for which Prometheus told what is called. Written again only every few hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<EvidenceSpan>,
+    /// What was forgotten lately: what is older does not bring it back, a new call does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forgotten: Vec<ForgottenDependency>,
     /// Capped: whether something was not learned because the workload has as many dependencies as it may have. In mode
     /// sidecar also SidecarWritten, and what a person should know; docs/operations.md lists them.
+    /// NoEvidence: whether nothing is forgotten because Prometheus does not tell what is called.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// The generation of the spec that was last seen when this was written.
@@ -160,6 +170,29 @@ pub struct LearnedDependency {
     pub last_seen: Time,
     /// OnDemand: a sidecar asked for it. Fallback: it came to the global proxy. Telemetry: Prometheus told of it.
     pub source: String,
+}
+
+/// A time without a gap.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidenceSpan {
+    /// From when.
+    pub since: Time,
+    /// Until when.
+    pub until: Time,
+}
+
+/// A host that is no longer known because it was not called for long.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForgottenDependency {
+    /// The full name istiod uses.
+    pub host: String,
+    /// HTTP or TCP.
+    #[schemars(regex(pattern = r"^(HTTP|TCP)$"))]
+    pub protocol: String,
+    /// When it was forgotten.
+    pub at: Time,
 }
 
 /// The CustomResourceDefinition as a YAML manifest.

@@ -11,6 +11,7 @@ mod page;
 mod place;
 mod queue;
 mod rate;
+mod warming;
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -30,6 +31,7 @@ pub use agenda::Choices;
 
 use crate::cluster::{Cluster, Fault, News, Watched};
 use crate::given::Given;
+use crate::history::WarmStart;
 use crate::lease::Leading;
 use crate::plan::actions::Now;
 use crate::plan::{Desired, is_concerned, plan_namespace};
@@ -39,6 +41,7 @@ use agenda::Agenda;
 use metrics::{Metrics, Outcome};
 use queue::{Job, Key};
 use rate::Rate;
+use warming::Warming;
 
 /// Writes under way at once.
 const WRITES: usize = 16;
@@ -70,6 +73,7 @@ pub struct Sidecars {
     parts: Parts,
     agenda: Arc<Mutex<Agenda>>,
     writes_per_second: u32,
+    warm: Option<WarmStart>,
 }
 
 impl Sidecars {
@@ -81,7 +85,15 @@ impl Sidecars {
             parts,
             agenda: Arc::new(Mutex::new(Agenda::new(choices, given, metrics))),
             writes_per_second,
+            warm: None,
         }
+    }
+
+    /// Begins no namespace before its past is learned.
+    #[must_use]
+    pub fn after(self, warm: WarmStart) -> Self {
+        let warm = Some(warm).filter(WarmStart::is_able);
+        Self { warm, ..self }
     }
 
     /// What each namespace waits for.
@@ -119,6 +131,7 @@ impl Sidecars {
             of: self,
             writes: JoinSet::new(),
             plans: JoinSet::new(),
+            warming: Warming::default(),
         };
         writer.run(&drain).await;
         Ok(())
@@ -134,6 +147,7 @@ struct Writing {
     rate: Rate,
     writes: JoinSet<Done>,
     plans: JoinSet<Plans>,
+    warming: Warming,
 }
 
 impl Writing {
@@ -164,13 +178,17 @@ impl Writing {
                     Err(error) => warn!(%error, "a write ended badly"),
                 },
                 Some(done) = self.plans.join_next() => match done {
-                    Ok((plans, took)) => {
+                    Ok((mut plans, took)) => {
+                        self.hold_cold(&mut plans);
                         let mut agenda = self.of.agenda.lock();
                         let world = parts.watched.world().read();
                         agenda.planned(&world, &parts.state, plans, took, now());
                     }
                     Err(error) => self.plan_failed(&error),
                 },
+                namespace = self.warming.next() => {
+                    self.of.agenda.lock().plan_at(&namespace, Instant::now());
+                }
                 _ = leading.changed() => {}
                 () = drain.started() => {}
             }
@@ -181,6 +199,23 @@ impl Writing {
             }
         }
         self.of.agenda.lock().lead(false, Instant::now());
+    }
+
+    /// Takes out the plans of namespaces of which nothing is written yet and whose past is not learned.
+    fn hold_cold(&mut self, plans: &mut Vec<(String, Desired)>) {
+        let (Some(warm), true) = (&self.of.warm, self.of.parts.leading.now()) else {
+            return;
+        };
+        let world = self.of.parts.watched.world().read();
+        let warming = &mut self.warming;
+        plans.retain(|(namespace, desired)| {
+            if desired.sidecars.is_empty() {
+                warming.forget(namespace);
+                return true;
+            }
+            let begun = || world.sidecars(namespace).any(|(_, one)| one.ours.is_some());
+            begun() || warming.is_warm(namespace, warm)
+        });
     }
 
     fn take_in(&mut self, news: &News) {

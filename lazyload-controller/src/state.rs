@@ -20,6 +20,7 @@ use dependency_graph::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::expiry::Keeping;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::resource::{Entry, Said};
@@ -70,6 +71,7 @@ struct Known {
     revision: u64,
     capped: bool,
     said: BTreeSet<Said>,
+    keeping: Keeping,
 }
 
 /// What a watcher wants to know.
@@ -325,6 +327,14 @@ impl State {
                 (Observed::New, false)
             };
         };
+        let known = inner.known.get(workload);
+        let forgotten = known.is_some_and(|known| {
+            let forgotten = &known.keeping.forgotten;
+            forgotten.blocks(&dependency.host, dependency.protocol, seen)
+        });
+        if forgotten {
+            return (Observed::Known, false);
+        }
         // A call at an unknown time never makes a last call later.
         let (seen, after) = match seen {
             Some(seen) => (seen, limits.refresh_after),
@@ -333,10 +343,7 @@ impl State {
         let would = record
             .learned
             .would(dependency, seen, limits.dependencies, after);
-        (
-            would,
-            inner.known.get(workload).is_some_and(|known| known.capped),
-        )
+        (would, known.is_some_and(|known| known.capped))
     }
 
     /// Starts a watch. Until everything is known there is nothing complete to tell: wait for [`State::synced`] first.
@@ -413,6 +420,13 @@ impl State {
         self.inner.lock().graph.workload(workload).cloned()
     }
 
+    /// What the record of a workload says of forgetting.
+    #[must_use]
+    pub fn keeping(&self, workload: &Workload) -> Option<Keeping> {
+        let inner = self.inner.lock();
+        inner.known.get(workload).map(|known| known.keeping.clone())
+    }
+
     /// The whole graph, as it is stored.
     #[must_use]
     pub fn graph(&self) -> Graph {
@@ -467,6 +481,7 @@ impl Inner {
             revision,
             capped: entry.capped,
             said: entry.said,
+            keeping: entry.keeping,
         };
         self.set(&entry.workload, Some((entry.record, known)));
     }
@@ -497,7 +512,9 @@ impl Inner {
         ];
         let told = || told.iter().flatten();
         let room = limit.saturating_sub(told().map(|learned| learned.len()).sum());
-        let new = calls
+        let forgotten = self.known.get(workload).map(|k| &k.keeping.forgotten);
+        let passing = forgotten.map_or_else(|| calls.clone(), |f| f.passing(calls));
+        let new = passing
             .dependencies()
             .filter(|call| !told().any(|learned| learned.contains(call)));
         let new: Vec<Dependency> = new.take(room).collect();

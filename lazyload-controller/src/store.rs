@@ -15,6 +15,7 @@ use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+use crate::expiry::Verdict;
 use crate::limits::Limits;
 use crate::resource::{self, Said};
 use crate::state::{State, Versioned};
@@ -84,4 +85,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         let _ = (workload, said, make);
         std::future::ready(Ok(())).boxed()
     }
+
+    /// Does to the record of a workload what was judged of forgetting: the only call that takes anything away. `None`
+    /// when there is no record any more. What was learned since it was judged stays, whoever wrote it.
+    fn revise<'a>(
+        &'a self,
+        workload: &'a Workload,
+        verdict: &'a Verdict,
+        limits: &'a Limits,
+    ) -> BoxFuture<'a, Result<Option<Stored>, Error>>;
 }

@@ -10,13 +10,20 @@ mod harness;
 
 use std::time::{Duration, SystemTime};
 
-use dependency_graph::api;
+use dependency_graph::{Dependency, Learned, Port, Protocol, Source, Timestamp, Workload, api};
 use harness::*;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client, ResourceExt};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, ResourceExt};
+use lazyload_controller::expiry::{Evidence, Expired, Verdict};
+use lazyload_controller::limits::Limits;
+use lazyload_controller::metrics::Metrics;
 use lazyload_controller::resource::WorkloadDependencies;
+use lazyload_controller::store::Store;
+use lazyload_controller::store::kubernetes::Kubernetes;
+use prometheus::Registry;
 use serde_json::json;
 use tonic::{Code, Request};
 
@@ -393,4 +400,97 @@ async fn kubernetes_vouches_for_callers() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("--allow-global-proxy"));
     controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a kube-apiserver"]
+async fn what_is_forgotten_goes_unless_it_is_called_meanwhile() {
+    let place = Place::new(json!({})).await;
+    let own = Kubeconfig::read_from(kubeconfig()).unwrap();
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(own, &options).await.unwrap();
+    let client = Client::try_from(config).unwrap();
+    let metrics = Metrics::new(&Registry::new()).unwrap();
+    let (store, limits) = (Kubernetes::new(client, metrics), Limits::default());
+    let workload = Workload::new(&place.namespace, "Deployment", "reviews").unwrap();
+    let at = Timestamp::from_seconds;
+    let calls = |host: &str, seen: u64| {
+        let mut learned = Learned::new();
+        let dependency = Dependency {
+            host: host.parse().unwrap(),
+            port: Port::try_from(80).unwrap(),
+            protocol: Protocol::Http,
+        };
+        learned.see(&dependency, at(seen), Source::OnDemand);
+        learned
+    };
+    let verdict = |host: &str| Verdict {
+        at: at(5000),
+        expired: vec![Expired {
+            called: (host.parse().unwrap(), Protocol::Http),
+            last_seen: at(1000),
+        }],
+        evidence: Some(Evidence {
+            since: at(10),
+            until: at(5000),
+        }),
+        ..Verdict::default()
+    };
+    assert!(
+        store
+            .revise(&workload, &verdict("x"), &limits)
+            .await
+            .unwrap()
+            .is_none()
+    );
+    assert!(
+        place
+            .records()
+            .get_opt("deployment-reviews")
+            .await
+            .unwrap()
+            .is_none()
+    );
+    for round in 0..10 {
+        let (called, quiet) = (format!("called{round}.shop"), format!("quiet{round}.shop"));
+        for host in [&called, &quiet] {
+            store
+                .learn(&workload, &calls(host, 1000), &limits)
+                .await
+                .unwrap();
+        }
+        store
+            .revise(&workload, &verdict(&quiet), &limits)
+            .await
+            .unwrap();
+        // Whichever comes first, the call is later than what was judged.
+        let (verdict, later) = (verdict(&called), calls(&called, 6000));
+        let (revised, learned) = tokio::join!(
+            store.revise(&workload, &verdict, &limits),
+            store.learn(&workload, &later, &limits)
+        );
+        revised.unwrap();
+        learned.unwrap();
+        // What a replica had on its way.
+        store
+            .learn(&workload, &calls(&quiet, 4000), &limits)
+            .await
+            .unwrap();
+    }
+    let record = place.records().get("deployment-reviews").await.unwrap();
+    let status = record.status.unwrap();
+    let kept: Vec<_> = status.dependencies.iter().map(|d| d.host.clone()).collect();
+    let expected: Vec<_> = (0..10).map(|round| format!("called{round}.shop")).collect();
+    assert_eq!(kept, expected);
+    assert_eq!(status.forgotten.len(), 10);
+    assert_eq!(status.evidence.unwrap().until.0.as_second(), 5000);
+    let condition = status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == "NoEvidence")
+        .unwrap();
+    assert_eq!(
+        (condition.status.as_str(), condition.reason.as_str()),
+        ("False", "Evidence")
+    );
 }

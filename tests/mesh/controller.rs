@@ -1,5 +1,6 @@
-//! The controller's own tests against a real kube-apiserver (`lazyload-controller/tests/kubernetes.rs`),
-//! which are ignored where there is none: run here, with the rights of `manifests/rbac` and no more.
+//! The controller's own tests against a real kube-apiserver (`lazyload-controller/tests/kubernetes.rs`) and a real
+//! Prometheus (`lazyload-controller/tests/prometheus.rs`), which are ignored where there is none: run here, the former
+//! with the rights of `manifests/rbac` and no more.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -19,6 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
         Test::new("controller::on_a_real_api_server", on_a_real_api_server),
         // One of them takes a kind of resource away.
         Test::new("controller::mode_sidecar", mode_sidecar).exclusive(),
+        Test::new("controller::on_a_real_prometheus", on_a_real_prometheus),
     ]
 }
 
@@ -42,11 +44,26 @@ async fn run(case: &Case, program: &str, threads: usize) -> Result<()> {
     let rbac = include_str!("../../manifests/rbac/lazyload-controller.yaml");
     mesh.resources().apply(NAMESPACE, rbac).await?;
     let own = own_kubeconfig(mesh, program).await?;
-    let run = Command::new(newest_test(program)?)
+    let mut run = Command::new(newest_test(program)?);
+    run.env("KUBECONFIG", mesh.places().kubeconfig());
+    run.env("CONTROLLER_KUBECONFIG", own);
+    passes(run, threads).await
+}
+
+/// It needs no mesh: the tests make one by hand.
+async fn on_a_real_prometheus(case: Case) -> Result<()> {
+    let tools = case.mesh.tools();
+    let mut run = Command::new(newest_test("prometheus")?);
+    run.env("PROMETHEUS", &tools.prometheus);
+    run.env("PROMTOOL", &tools.promtool);
+    passes(run, 2).await
+}
+
+/// Runs the ignored tests of a program.
+async fn passes(mut run: Command, threads: usize) -> Result<()> {
+    let run = run
         .args(["--ignored", "--show-output"])
         .arg(format!("--test-threads={threads}"))
-        .env("KUBECONFIG", mesh.places().kubeconfig())
-        .env("CONTROLLER_KUBECONFIG", own)
         .kill_on_drop(true)
         .output();
     let output = tokio::time::timeout(LIMIT, run)

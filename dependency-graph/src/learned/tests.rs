@@ -68,15 +68,20 @@ proptest! {
     }
 
     #[test]
-    fn expiry_drops_exactly_the_old(a in any_learned(), now in 0_u64..2000, after in 0_u64..2000) {
+    fn what_is_removed_is_gone_whole_and_the_rest_stays(a in any_learned(), b in any_learned()) {
         let mut left = a.clone();
-        let gone = left.expire(at(now), Duration::from_secs(after));
+        let mut gone = 0;
+        for (host, protocol, _) in b.edges() {
+            let removed = left.remove(host, protocol);
+            prop_assert_eq!(removed.as_ref(), a.get(host, protocol));
+            gone += removed.map_or(0, |edge| edge.ports.len());
+            prop_assert_eq!(left.get(host, protocol), None);
+        }
         prop_assert_eq!(left.len() + gone, a.len());
         prop_assert_eq!(left.len(), left.dependencies().count());
-        for (host, protocol, edge) in a.edges() {
-            let stays = edge.last_seen.seconds() + after >= now;
-            prop_assert_eq!(left.edges().any(|(h, p, _)| h == host && p == protocol), stays);
-        }
+        let mut kept = a.clone();
+        kept.retain(|host, protocol, _| b.get(host, protocol).is_none());
+        prop_assert_eq!(kept, left);
     }
 }
 

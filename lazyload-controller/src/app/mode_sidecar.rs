@@ -16,6 +16,7 @@ use crate::cluster::file::File;
 use crate::cluster::kubernetes::Kubernetes;
 use crate::cluster::{Cluster, Watched};
 use crate::config::sidecars::SidecarArgs;
+use crate::history::WarmStart;
 use crate::lease::{Candidate, Leading};
 use crate::sidecars::metrics::Metrics;
 use crate::sidecars::{Parts, Sidecars};
@@ -38,6 +39,7 @@ pub(super) struct ModeSidecar {
     watched: Watched,
     /// Where there are others that may lead.
     candidate: Option<Candidate>,
+    leading: Leading,
     sidecars: Sidecars,
 }
 
@@ -69,15 +71,29 @@ impl ModeSidecar {
             state: state.clone(),
             store: store.clone(),
             given: known.given.clone(),
-            leading,
+            leading: leading.clone(),
             metrics,
         };
         Ok(Self {
             cluster,
             watched,
             candidate,
+            leading,
             sidecars: Sidecars::new(parts, args.choices(), args.sidecar_writes),
         })
+    }
+
+    /// No namespace is begun before its past is learned.
+    pub(super) fn after(self, warm: WarmStart) -> Self {
+        Self {
+            sidecars: self.sidecars.after(warm),
+            ..self
+        }
+    }
+
+    /// Whether this replica decides for all.
+    pub(super) fn leading(&self) -> Leading {
+        self.leading.clone()
     }
 
     /// What is watched, for those who judge calls.

@@ -124,6 +124,7 @@ impl Bench {
             record,
             capped,
             stale: false,
+            keeping: crate::expiry::Keeping::default(),
             said: BTreeSet::default(),
         };
         let revision = self.state.revision() + 1;

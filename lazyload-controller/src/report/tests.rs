@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus::Registry;
 
 use super::*;
+use crate::expiry::Keeping;
 use crate::resource::Entry;
 use crate::state::Versioned;
 use crate::store::memory::Memory;
@@ -99,6 +100,7 @@ fn what_is_known_is_not_written_again_until_it_is_old() {
         capped: false,
         stale: false,
         said: Default::default(),
+        keeping: Keeping::default(),
     };
     reports.state.set_record(Versioned { entry, revision: 1 });
     assert_eq!(judge(&reports, vec![seen("known.x", None)]), []);

@@ -7,7 +7,9 @@ use dependency_graph::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::convert::{CAPPED, time};
-use super::{Phase, WorkloadDependencies, WorkloadDependenciesStatus};
+use super::{
+    Entry, Error, Learning, Phase, WorkloadDependencies, WorkloadDependenciesStatus, entry,
+};
 
 /// The types of these conditions. One of them that is not said does not hold.
 pub const KINDS: [&str; 9] = [
@@ -69,9 +71,28 @@ pub fn said(resource: &WorkloadDependencies) -> BTreeSet<Said> {
     .collect()
 }
 
-/// The status that says these and no others of them; absent when the one there does. All else stays as it is.
-#[must_use]
+/// What is to be written for a resource to say these and no others of them. All else stays as it is.
+///
+/// # Errors
+/// When the resource cannot be read; it is then not to be written over.
 pub fn say(
+    resource: &WorkloadDependencies,
+    wanted: &BTreeSet<Said>,
+    now: Timestamp,
+) -> Result<Learning, Error> {
+    let entry = Entry {
+        said: wanted.clone(),
+        ..entry(resource)?
+    };
+    Ok(Learning {
+        status: status(resource, wanted, now),
+        entry,
+        refused: 0,
+    })
+}
+
+/// The status that says these; absent when the one there does.
+fn status(
     resource: &WorkloadDependencies,
     wanted: &BTreeSet<Said>,
     now: Timestamp,
@@ -146,15 +167,15 @@ mod tests {
     fn what_is_said_is_read_back_and_not_written_again() {
         let mut record = record();
         assert!(said(&record).is_empty());
-        record.status = say(&record, &some("yes"), at(5));
+        record.status = status(&record, &some("yes"), at(5));
         assert_eq!(said(&record), some("yes"));
-        assert_eq!(say(&record, &some("yes"), at(9)), None);
+        assert_eq!(status(&record, &some("yes"), at(9)), None);
     }
 
     #[test]
     fn learning_and_saying_leave_each_other_s_alone() {
         let mut record = record();
-        record.status = say(&record, &some("yes"), at(5));
+        record.status = status(&record, &some("yes"), at(5));
         let learning = learn(&record, &Learned::new(), &Limits::default(), at(6)).unwrap();
         assert_eq!(learning.status, None);
         let kinds = |record: &WorkloadDependencies| {
@@ -166,15 +187,15 @@ mod tests {
             kinds(&record),
             ["SidecarCapped", "SidecarWritten", "Capped"]
         );
-        record.status = say(&record, &BTreeSet::new(), at(7));
+        record.status = status(&record, &BTreeSet::new(), at(7));
         assert_eq!(kinds(&record), ["Capped"]);
     }
 
     #[test]
     fn the_time_is_that_of_the_change() {
         let mut record = record();
-        record.status = say(&record, &some("yes"), at(5));
-        record.status = say(&record, &some("another message"), at(9));
+        record.status = status(&record, &some("yes"), at(5));
+        record.status = status(&record, &some("another message"), at(9));
         let status = record.status.unwrap();
         let times = status
             .conditions

@@ -10,10 +10,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff;
 use thiserror::Error;
 
+use super::keeping;
 use super::{
     LearnedDependency, ModeName, Phase, Pinned, Said, WorkloadDependencies,
     WorkloadDependenciesSpec, WorkloadDependenciesStatus, WorkloadRef, conditions,
 };
+use crate::expiry::{self, Keeping, Verdict};
 use crate::limits::Limits;
 
 pub(super) const CAPPED: &str = "Capped";
@@ -66,6 +68,8 @@ pub struct Entry {
     pub stale: bool,
     /// What it says of the mode `sidecar`.
     pub said: BTreeSet<Said>,
+    /// What it says of forgetting.
+    pub keeping: Keeping,
 }
 
 /// Reads a resource.
@@ -113,6 +117,7 @@ pub fn entry(resource: &WorkloadDependencies) -> Result<Entry, Error> {
         capped,
         stale,
         said: conditions::said(resource),
+        keeping: keeping::read(&resource.spec, status)?,
     })
 }
 
@@ -158,19 +163,49 @@ pub fn learn(
     now: Timestamp,
 ) -> Result<Learning, Error> {
     let mut entry = entry(resource)?;
-    let refused = entry.record.learned.merge_up_to(calls, limits.dependencies);
+    let calls = entry.keeping.forgotten.passing(calls);
+    let learned = &mut entry.record.learned;
+    let refused = learned.merge_up_to(&calls, limits.dependencies);
+    entry.keeping.forgotten.forget_learned(learned);
     // Once something was refused it stays said until there is room again.
     entry.capped =
         refused > 0 || (entry.capped && entry.record.learned.len() >= limits.dependencies);
     entry.stale = false;
+    Ok(learning(resource, entry, refused, limits, now))
+}
+
+/// Does to a resource what was judged of forgetting.
+///
+/// # Errors
+/// When the resource cannot be read; it is then not to be written over.
+pub fn revise(
+    resource: &WorkloadDependencies,
+    verdict: &Verdict,
+    limits: &Limits,
+    now: Timestamp,
+) -> Result<Learning, Error> {
+    let mut entry = entry(resource)?;
+    expiry::apply(&mut entry.record, &mut entry.keeping, verdict);
+    entry.capped &= entry.record.learned.len() >= limits.dependencies;
+    entry.stale = false;
+    Ok(learning(resource, entry, 0, limits, now))
+}
+
+fn learning(
+    resource: &WorkloadDependencies,
+    entry: Entry,
+    refused: usize,
+    limits: &Limits,
+    now: Timestamp,
+) -> Learning {
     let before = resource.status.clone().unwrap_or_default();
     let status = status(&before, &entry, resource.metadata.generation, limits, now);
     let status = (resource.status.as_ref() != Some(&status)).then_some(status);
-    Ok(Learning {
+    Learning {
         status,
         entry,
         refused,
-    })
+    }
 }
 
 fn status(
@@ -198,14 +233,17 @@ fn status(
     let others = before
         .conditions
         .iter()
-        .filter(|condition| condition.type_ != CAPPED);
+        .filter(|condition| condition.type_ != CAPPED && condition.type_ != keeping::NO_EVIDENCE);
     let capped = capped_condition(before, entry, generation, limits, now);
+    let no_evidence = keeping::condition(before, &entry.keeping, generation, now);
     WorkloadDependenciesStatus {
         phase: Some(Phase::Learning),
         dependency_count: i32::try_from(learned.len()).unwrap_or(i32::MAX),
         last_learned: learned.last_learned().map(time),
         dependencies: edges.collect(),
-        conditions: others.cloned().chain([capped]).collect(),
+        evidence: entry.keeping.evidence.map(keeping::span),
+        forgotten: keeping::write_forgotten(&entry.keeping.forgotten),
+        conditions: others.cloned().chain([capped]).chain(no_evidence).collect(),
         observed_generation: generation,
     }
 }
@@ -225,12 +263,23 @@ fn capped_condition(
     } else {
         ("False", "BelowLimit", String::new())
     };
+    condition(before, CAPPED, (status, reason, message), generation, now)
+}
+
+/// A condition; its time is that of its last transition.
+pub(super) fn condition(
+    before: &WorkloadDependenciesStatus,
+    type_: &str,
+    (status, reason, message): (&str, &str, String),
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
     let same = before
         .conditions
         .iter()
-        .find(|c| c.type_ == CAPPED && c.status == status);
+        .find(|c| c.type_ == type_ && c.status == status);
     Condition {
-        type_: CAPPED.into(),
+        type_: type_.into(),
         status: status.into(),
         reason: reason.into(),
         message,
@@ -282,7 +331,7 @@ fn ports<S: FromIterator<Port>>(host: &str, ports: &[i32]) -> Result<S, Error> {
 }
 
 /// What is before 1970 becomes 1970.
-fn timestamp(time: &Time) -> Timestamp {
+pub(super) fn timestamp(time: &Time) -> Timestamp {
     Timestamp::from_seconds(u64::try_from(time.0.as_second()).unwrap_or_default())
 }
 

@@ -109,7 +109,8 @@ impl Agenda {
         }
     }
 
-    fn plan_at(&mut self, namespace: &str, due: Instant) {
+    /// A namespace is to be planned then at the latest.
+    pub(super) fn plan_at(&mut self, namespace: &str, due: Instant) {
         let only = &self.choices.only;
         if only.is_empty() || only.contains(namespace) {
             earlier(&mut self.plan_due, namespace.to_owned(), due);

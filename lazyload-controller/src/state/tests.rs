@@ -39,6 +39,7 @@ fn versioned(name: &str, hosts: &[&str], revision: u64) -> Versioned {
         capped: false,
         stale: false,
         said: Default::default(),
+        keeping: Keeping::default(),
     };
     Versioned { entry, revision }
 }

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{Error, Store, Stored};
+use crate::expiry::Verdict;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::state::State;
@@ -99,6 +100,29 @@ impl Store for File {
         };
         async move {
             let done = tokio::task::spawn_blocking(learn).await;
+            done.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
+        }
+        .boxed()
+    }
+
+    fn revise<'a>(
+        &'a self,
+        workload: &'a Workload,
+        verdict: &'a Verdict,
+        limits: &'a Limits,
+    ) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        let (folder, workload, verdict, limits) = (
+            self.folder.clone(),
+            workload.clone(),
+            verdict.clone(),
+            *limits,
+        );
+        let revise = move || {
+            let now = SystemTime::now().into();
+            folder.lock().revise(&workload, &verdict, &limits, now)
+        };
+        async move {
+            let done = tokio::task::spawn_blocking(revise).await;
             done.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
         }
         .boxed()

@@ -24,9 +24,12 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::{Error, Store, Stored};
+use crate::expiry::Verdict;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::resource::{Entry, Said, WorkloadDependencies, conditions, entry, learn, new_record};
+use crate::resource::{
+    Entry, Learning, Said, WorkloadDependencies, conditions, entry, learn, new_record, revise,
+};
 use crate::state::{State, Versioned};
 
 /// Attempts of one write against others' changes; then the writer takes it up again later.
@@ -120,20 +123,23 @@ impl Kubernetes {
         ))
     }
 
-    async fn try_learn(
+    /// Reads a record, makes something of it and writes that, until no other write comes between. `None` when there is
+    /// no record, and none is to be made.
+    async fn write(
         &self,
         workload: &Workload,
-        calls: &Learned,
-        limits: &Limits,
-    ) -> Result<Stored, Error> {
+        missing: Missing,
+        make: impl Fn(&WorkloadDependencies) -> Result<Learning, crate::resource::Error>,
+    ) -> Result<Option<Stored>, Error> {
         let api =
             Api::<WorkloadDependencies>::namespaced(self.client.clone(), workload.namespace());
         let name = workload.record_name();
         let mut conflicts = 0;
         loop {
-            let resource = match api.get_opt(&name).await.map_err(|e| fault(&e))? {
-                Some(resource) => resource,
-                None => match api
+            let resource = match (api.get_opt(&name).await.map_err(|e| fault(&e))?, missing) {
+                (Some(resource), _) => resource,
+                (None, Missing::Leave) => return Ok(None),
+                (None, Missing::Make) => match api
                     .create(&PostParams::default(), &new_record(workload))
                     .await
                 {
@@ -147,19 +153,19 @@ impl Kubernetes {
                 },
             };
             let unwritable = |error: crate::resource::Error| Error::Unwritable(error.to_string());
-            let learning =
-                learn(&resource, calls, limits, SystemTime::now().into()).map_err(unwritable)?;
-            let Some(status) = learning.status else {
+            let learning = make(&resource).map_err(unwritable)?;
+            let stored = |now, wrote| Stored {
+                now,
+                refused: learning.refused,
+                conflicts,
+                wrote,
+            };
+            let Some(status) = learning.status.clone() else {
                 let now = Versioned {
-                    entry: learning.entry,
+                    entry: learning.entry.clone(),
                     revision: revision(&resource.metadata),
                 };
-                return Ok(Stored {
-                    now,
-                    refused: learning.refused,
-                    conflicts,
-                    wrote: false,
-                });
+                return Ok(Some(stored(now, false)));
             };
             let next = WorkloadDependencies {
                 status: Some(status),
@@ -171,14 +177,9 @@ impl Kubernetes {
             {
                 Ok(written) => {
                     let now = versioned(&written).map_err(unwritable)?;
-                    return Ok(Stored {
-                        now,
-                        refused: learning.refused,
-                        conflicts,
-                        wrote: true,
-                    });
+                    return Ok(Some(stored(now, true)));
                 }
-                // Gone since it was read: made again on the next turn.
+                // Gone since it was read: made again on the next turn, if it is to be.
                 Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
                     wait_after_conflict(workload, &mut conflicts).await?;
                 }
@@ -188,53 +189,11 @@ impl Kubernetes {
     }
 }
 
-/// What is said of the mode `sidecar`.
-impl Kubernetes {
-    async fn try_say(
-        &self,
-        workload: &Workload,
-        said: &BTreeSet<Said>,
-        make: bool,
-    ) -> Result<(), Error> {
-        let api =
-            Api::<WorkloadDependencies>::namespaced(self.client.clone(), workload.namespace());
-        let name = workload.record_name();
-        let mut conflicts = 0;
-        loop {
-            let resource = match api.get_opt(&name).await.map_err(|e| fault(&e))? {
-                Some(resource) => resource,
-                None if !make => return Ok(()),
-                None => {
-                    let new = new_record(workload);
-                    match api.create(&PostParams::default(), &new).await {
-                        Ok(resource) => resource,
-                        Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                            wait_after_conflict(workload, &mut conflicts).await?;
-                            continue;
-                        }
-                        Err(error) => return Err(fault(&error)),
-                    }
-                }
-            };
-            let Some(status) = conditions::say(&resource, said, SystemTime::now().into()) else {
-                return Ok(());
-            };
-            let next = WorkloadDependencies {
-                status: Some(status),
-                ..resource
-            };
-            match api
-                .replace_status(&name, &PostParams::default(), &next)
-                .await
-            {
-                Ok(_) => return Ok(()),
-                Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
-                    wait_after_conflict(workload, &mut conflicts).await?;
-                }
-                Err(error) => return Err(fault(&error)),
-            }
-        }
-    }
+/// What to do where there is no record.
+#[derive(Clone, Copy)]
+enum Missing {
+    Make,
+    Leave,
 }
 
 impl Store for Kubernetes {
@@ -258,7 +217,22 @@ impl Store for Kubernetes {
         calls: &'a Learned,
         limits: &'a Limits,
     ) -> BoxFuture<'a, Result<Stored, Error>> {
-        in_time(self.try_learn(workload, calls, limits)).boxed()
+        let make = |resource: &_| learn(resource, calls, limits, SystemTime::now().into());
+        let write = async move {
+            let stored = self.write(workload, Missing::Make, make).await?;
+            stored.ok_or_else(|| Error::Unavailable("the record was not made".into()))
+        };
+        in_time(write).boxed()
+    }
+
+    fn revise<'a>(
+        &'a self,
+        workload: &'a Workload,
+        verdict: &'a Verdict,
+        limits: &'a Limits,
+    ) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        let make = |resource: &_| revise(resource, verdict, limits, SystemTime::now().into());
+        in_time(self.write(workload, Missing::Leave, make)).boxed()
     }
 
     fn say<'a>(
@@ -267,7 +241,10 @@ impl Store for Kubernetes {
         said: &'a BTreeSet<Said>,
         make: bool,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        in_time(self.try_say(workload, said, make)).boxed()
+        let missing = if make { Missing::Make } else { Missing::Leave };
+        let make = |resource: &_| conditions::say(resource, said, SystemTime::now().into());
+        let write = async move { self.write(workload, missing, make).await.map(|_| ()) };
+        in_time(write).boxed()
     }
 }
 

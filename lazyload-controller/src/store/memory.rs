@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{Error, Store, Stored};
+use crate::expiry::Verdict;
 use crate::limits::Limits;
-use crate::resource::{WorkloadDependencies, learn, new_record};
+use crate::resource::{Learning, WorkloadDependencies, learn, new_record, revise};
 use crate::state::{State, Versioned};
 
 /// See the module.
@@ -34,21 +35,40 @@ impl Memory {
             .entry(workload.clone())
             .or_insert_with(|| new_record(workload));
         let learning = learn(resource, calls, limits, SystemTime::now().into())?;
-        let wrote = learning.status.is_some();
-        if wrote {
-            resource.status = learning.status;
-            *revision += 1;
-        }
-        let now = Versioned {
-            entry: learning.entry,
-            revision: *revision,
+        Ok(write(resource, learning, revision))
+    }
+
+    fn revise_now(
+        &self,
+        workload: &Workload,
+        verdict: &Verdict,
+        limits: &Limits,
+    ) -> Result<Option<Stored>, Error> {
+        let mut kept = self.kept.lock();
+        let (revision, records) = &mut *kept;
+        let Some(resource) = records.get_mut(workload) else {
+            return Ok(None);
         };
-        Ok(Stored {
-            now,
-            refused: learning.refused,
-            conflicts: 0,
-            wrote,
-        })
+        let learning = revise(resource, verdict, limits, SystemTime::now().into())?;
+        Ok(Some(write(resource, learning, revision)))
+    }
+}
+
+fn write(resource: &mut WorkloadDependencies, learning: Learning, revision: &mut u64) -> Stored {
+    let wrote = learning.status.is_some();
+    if wrote {
+        resource.status = learning.status;
+        *revision += 1;
+    }
+    let now = Versioned {
+        entry: learning.entry,
+        revision: *revision,
+    };
+    Stored {
+        now,
+        refused: learning.refused,
+        conflicts: 0,
+        wrote,
     }
 }
 
@@ -70,5 +90,14 @@ impl Store for Memory {
         limits: &'a Limits,
     ) -> BoxFuture<'a, Result<Stored, Error>> {
         std::future::ready(self.learn_now(workload, calls, limits)).boxed()
+    }
+
+    fn revise<'a>(
+        &'a self,
+        workload: &'a Workload,
+        verdict: &'a Verdict,
+        limits: &'a Limits,
+    ) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        std::future::ready(self.revise_now(workload, verdict, limits)).boxed()
     }
 }

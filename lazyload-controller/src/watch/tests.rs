@@ -9,6 +9,7 @@ use futures::{FutureExt, StreamExt};
 use prometheus::Registry;
 
 use super::*;
+use crate::expiry::Keeping;
 use crate::metrics::Metrics;
 use crate::resource::Entry;
 use crate::state::Versioned;
@@ -33,6 +34,7 @@ fn set(state: &State, name: &str, revision: u64) {
             capped: false,
             stale: false,
             said: Default::default(),
+            keeping: Keeping::default(),
         },
         revision,
     });

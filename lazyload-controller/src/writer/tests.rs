@@ -53,6 +53,15 @@ impl Store for Flaky {
             Err(_) => self.memory.learn(workload, calls, limits),
         }
     }
+
+    fn revise<'a>(
+        &'a self,
+        workload: &'a Workload,
+        verdict: &'a crate::expiry::Verdict,
+        limits: &'a Limits,
+    ) -> BoxFuture<'a, Result<Option<Stored>, Error>> {
+        self.memory.revise(workload, verdict, limits)
+    }
 }
 
 struct Bench {

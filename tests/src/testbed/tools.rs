@@ -13,6 +13,10 @@ pub struct Tools {
     pub envoy: PathBuf,
     /// The `etcd` binary.
     pub etcd: PathBuf,
+    /// The `prometheus` binary.
+    pub prometheus: PathBuf,
+    /// What makes a past for it: `promtool`.
+    pub promtool: PathBuf,
     /// The `kube-apiserver` binary.
     pub kube_apiserver: PathBuf,
     /// istiod.
@@ -61,6 +65,8 @@ impl Tools {
         Ok(Self {
             envoy: place("ENVOY")?,
             etcd: place("ETCD")?,
+            prometheus: place("PROMETHEUS")?,
+            promtool: place("PROMTOOL")?,
             kube_apiserver: place("KUBE_APISERVER")?,
             pilot_discovery: place("PILOT_DISCOVERY")?,
             pilot_agent: place("PILOT_AGENT")?,

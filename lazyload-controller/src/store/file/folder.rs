@@ -11,9 +11,10 @@ use tempfile::NamedTempFile;
 use tracing::{debug, warn};
 
 use super::documents::{self, Document};
+use crate::expiry::Verdict;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::resource::{Entry, learn, new_record};
+use crate::resource::{Entry, Learning, WorkloadDependencies, learn, new_record, revise};
 use crate::state::{State, Versioned};
 use crate::store::{Error, Stored};
 
@@ -189,7 +190,9 @@ impl Folder {
                 Known::Record(entry) => {
                     let first = workloads.insert(entry.workload.clone());
                     let known = state.record(&entry.workload);
-                    if first && known.is_none_or(|known| *known != entry.record) {
+                    let changed = known.is_none_or(|known| *known != entry.record)
+                        || state.keeping(&entry.workload).as_ref() != Some(&entry.keeping);
+                    if first && changed {
                         self.revision += 1;
                         let entry = (**entry).clone();
                         state.set_record(Versioned {
@@ -231,15 +234,42 @@ impl Folder {
             }
         };
         let learning = learn(&resource, calls, limits, now)?;
+        self.write(&path, (&text, index), resource, learning)
+    }
+
+    /// Does to the record of a workload, as it is in its file at this moment, what was judged.
+    pub(super) fn revise(
+        &mut self,
+        workload: &Workload,
+        verdict: &Verdict,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> Result<Option<Stored>, Error> {
+        let Some((path, text, index, resource)) = self.find(workload)? else {
+            return Ok(None);
+        };
+        let learning = revise(&resource, verdict, limits, now)?;
+        self.write(&path, (&text, index), resource, learning)
+            .map(Some)
+    }
+
+    /// Writes a record in place of the document `index` of a file's text, if there is something to write.
+    fn write(
+        &mut self,
+        path: &Path,
+        (text, index): (&str, usize),
+        resource: WorkloadDependencies,
+        learning: Learning,
+    ) -> Result<Stored, Error> {
         let wrote = learning.status.is_some();
         if let Some(status) = learning.status {
             let mut resource = resource;
             resource.status = Some(status);
             let document = documents::write(&resource).map_err(Error::Unwritable)?;
-            self.put(&path, &documents::replace(&text, index, &document))?;
+            self.put(path, &documents::replace(text, index, &document))?;
             self.revision += 1;
-            if let Ok(stamp) = stamp(&path) {
-                self.read(path, stamp);
+            if let Ok(stamp) = stamp(path) {
+                self.read(path.to_owned(), stamp);
             }
         }
         let now = Versioned {
@@ -260,15 +290,7 @@ impl Folder {
     fn find(
         &mut self,
         workload: &Workload,
-    ) -> Result<
-        Option<(
-            PathBuf,
-            String,
-            usize,
-            crate::resource::WorkloadDependencies,
-        )>,
-        Error,
-    > {
+    ) -> Result<Option<(PathBuf, String, usize, WorkloadDependencies)>, Error> {
         let has = |seen: &Seen| {
             let mut records = seen.documents.iter();
             records.any(|d| matches!(d, Known::Record(e) if e.workload == *workload))
