@@ -3,16 +3,24 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo fmt lint test
+.PHONY: help bench-relay build demo fmt lint test
 
 # Where iptables and ip are; an ordinary user's PATH often lacks it.
 export PATH := $(PATH):/usr/sbin:/sbin
 
 # `make demo DEMO_FLAGS='--services 5000'`
 DEMO_FLAGS ?=
+# `make bench-relay BENCH_FLAGS=--quick`
+BENCH_FLAGS ?=
 
 help: ## List the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+bench-relay: need-cargo ## Load the global proxy and Envoy in its place, one core each, into target/bench/relay.json (takes two cores for 6 minutes)
+	@envoy=$$(tests/testbed/setup envoy | sed -n 's/^ENVOY=//p'); \
+	cargo build --locked --release -p global-proxy --bin global-proxy -p mesh-benches --bin relay; \
+	release=$(or $(CARGO_TARGET_DIR),target)/release; \
+	$$release/relay --envoy "$$envoy" --global-proxy $$release/global-proxy --out target/bench/relay.json $(BENCH_FLAGS)
 
 build: need-cargo ## Build the three programs for release, into target/release
 	cargo build --locked --release -p xds-shim -p lazyload-controller -p global-proxy

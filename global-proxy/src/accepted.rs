@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
+use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -30,7 +31,8 @@ pub(crate) enum Spoken {
 
 #[derive(Debug)]
 struct Socket {
-    stream: TcpStream,
+    /// Never contended: both halves are on one thread, but hyper wants upgraded connections to be `Send`.
+    stream: Mutex<TcpStream>,
     written: AtomicU64,
 }
 
@@ -48,7 +50,7 @@ pub(crate) struct Watch(Arc<Socket>);
 impl Accepted {
     pub(crate) fn new(stream: TcpStream) -> Self {
         let socket = Socket {
-            stream,
+            stream: Mutex::new(stream),
             written: AtomicU64::new(0),
         };
         Self {
@@ -92,7 +94,7 @@ impl Accepted {
 
     /// Whether the connection breaks when it is dropped, so that the peer does not take it for one that ended.
     pub(crate) fn breaks(&self, breaks: bool) {
-        breaks_on_close(&self.socket.stream, breaks);
+        breaks_on_close(&self.socket.stream.lock(), breaks);
     }
 }
 
@@ -118,7 +120,8 @@ fn told_by(first: &[u8]) -> Option<Spoken> {
 impl Watch {
     /// Whether the caller has closed its side. Data that came before may still be unread.
     pub(crate) fn is_closed(&self) -> bool {
-        let ready = self.0.stream.ready(Interest::READABLE).now_or_never();
+        let stream = self.0.stream.lock();
+        let ready = stream.ready(Interest::READABLE).now_or_never();
         matches!(ready, Some(Ok(ready)) if ready.is_read_closed())
     }
 
@@ -140,35 +143,19 @@ impl AsyncRead for Accepted {
             self.first.advance(taken);
             return Poll::Ready(Ok(()));
         }
-        let stream = &self.socket.stream;
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read_buf(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
-            }
-        }
+        Pin::new(&mut *self.socket.stream.lock()).poll_read(cx, buf)
     }
 }
 
 impl Accepted {
     fn poll_write_with(
         &self,
-        cx: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
+        write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.socket.stream.poll_write_ready(cx))?;
-            match write(&self.socket.stream) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(written) => {
-                    let count = &self.socket.written;
-                    count.fetch_add(written as u64, Ordering::Relaxed);
-                    return Poll::Ready(Ok(written));
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        let written = ready!(write(Pin::new(&mut *self.socket.stream.lock())))?;
+        let count = &self.socket.written;
+        count.fetch_add(written as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
     }
 }
 
@@ -178,7 +165,7 @@ impl AsyncWrite for Accepted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write(buf))
+        self.poll_write_with(|stream| stream.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -186,7 +173,7 @@ impl AsyncWrite for Accepted {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write_vectored(bufs))
+        self.poll_write_with(|stream| stream.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -198,7 +185,7 @@ impl AsyncWrite for Accepted {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&self.socket.stream).shutdown(Shutdown::Write))
+        Poll::Ready(SockRef::from(&*self.socket.stream.lock()).shutdown(Shutdown::Write))
     }
 }
 

@@ -64,7 +64,11 @@ impl Held<'_> {
             body,
             policy: self.policy,
             answer,
-            waited: self.record.elapsed(),
+            // Without a controller there is nothing to wait for.
+            waited: match self.ticket {
+                Some(_) => self.record.elapsed(),
+                None => Duration::MAX,
+            },
             controller_up,
             sayable: self.sayable,
         };

@@ -15,6 +15,14 @@ use crate::shape::Kind;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const ENDS_HERE: [HeaderName; 6] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+];
 /// Written by our own sidecar about the hop to us, and of no meaning for the next.
 const OF_OUR_SIDECAR: [&str; 5] = [
     "x-envoy-attempt-count",
@@ -93,22 +101,23 @@ pub fn trailers(trailers: &mut HeaderMap) {
 }
 
 fn end_here(headers: &mut HeaderMap) {
+    // Most messages have nothing to take out, and a look at each name costs less than a search for each of ours.
+    if !headers.keys().any(ends_here) {
+        return;
+    }
     for name in named_by_connection(headers) {
         headers.remove(name);
     }
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        HTTP2_SETTINGS,
-    ] {
+    for name in ENDS_HERE {
         headers.remove(name);
     }
     for name in OF_OUR_SIDECAR {
         headers.remove(name);
     }
+}
+
+fn ends_here(name: &HeaderName) -> bool {
+    ENDS_HERE.contains(name) || OF_OUR_SIDECAR.contains(&name.as_str())
 }
 
 /// What `Connection` names. Never what a message is framed or routed by: RFC 9110 7.6.1 forbids naming those.

@@ -81,10 +81,9 @@ pub fn incoming(headers: &mut HeaderMap, trust: Trust) -> Result<Incoming, Refus
 
 /// Takes out all headers that are ours or our sidecar's.
 pub fn strip(headers: &mut HeaderMap) {
-    headers.remove(XFCC);
     let ours: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with(HEADER_PREFIX))
+        .filter(|name| name.as_str().starts_with(HEADER_PREFIX) || **name == XFCC)
         .cloned()
         .collect();
     for name in ours {

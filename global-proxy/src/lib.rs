@@ -14,6 +14,7 @@ pub mod config;
 pub mod decide;
 mod dial;
 mod expect;
+mod gather;
 pub mod graph;
 mod handle;
 mod hold;

@@ -8,6 +8,10 @@ use global_proxy::config::Cli;
 use mesh_runtime::drain::Drain;
 use mesh_runtime::telemetry;
 
+/// A relay allocates for each request and frees it soon, on one thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,

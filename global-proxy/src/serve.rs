@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::accepted::{Accepted, Spoken};
+use crate::gather::{Gathered, turns};
 use crate::handle::handle;
 use crate::local::{LocalExec, http2 as limits};
 use crate::tunnel::{End, Origin, Watch};
@@ -153,15 +154,16 @@ async fn serve_h2(worker: &Rc<Worker>, end: impl End, via: Via) -> Result<(), Bo
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
         .enable_connect_protocol()
         .auto_date_header(false);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(end), service));
+    let io = Gathered::new(end);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(io.clone()), service));
     tokio::select! {
-        ended = connection.as_mut() => return Ok(ended?),
+        ended = turns(io.clone(), connection.as_mut()) => return Ok(ended?),
         () = sleep(SHED), if shed => connection.as_mut().graceful_shutdown(),
         () = via.learned() => connection.as_mut().graceful_shutdown(),
         () = worker.drain.started() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
-        ended = connection => Ok(ended?),
+        ended = turns(io, connection) => Ok(ended?),
         () = sleep(SHED), if shed => Ok(()),
         () = worker.drain.ended() => Err(cut("the drain is over")),
     }

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use http::HeaderValue;
+use memchr::memchr2;
 
 /// A verified SPIFFE id as Istio makes them: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -77,23 +78,32 @@ pub fn verified_uri(xfcc: &HeaderValue) -> Option<SpiffeId> {
 
 /// Splits at `separator` outside of quotes. `None` when a quote is not closed.
 fn split(text: &str, separator: u8) -> Option<Vec<&str>> {
-    let (mut parts, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            other if other == separator && !quoted => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
+    let (bytes, mut parts) = (text.as_bytes(), Vec::new());
+    let (mut start, mut at) = (0, 0);
+    while let Some(found) = memchr2(separator, b'"', &bytes[at..]) {
+        at += found + 1;
+        if bytes[at - 1] == b'"' {
+            at += quoted_length(&bytes[at..])?;
+        } else {
+            parts.push(&text[start..at - 1]);
+            start = at;
         }
     }
-    (!quoted).then(|| {
-        parts.push(&text[start..]);
-        parts
-    })
+    parts.push(&text[start..]);
+    Some(parts)
+}
+
+/// The length of what is inside quotes, the closing one included. `None` when they are not closed.
+fn quoted_length(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let found = at + memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        if bytes[found] == b'"' {
+            return Some(found + 1);
+        }
+        // A backslash, and what it escapes.
+        at = found + 2;
+    }
 }
 
 fn unquoted(value: &str) -> Option<String> {
@@ -173,7 +183,32 @@ mod tests {
         assert!(read("uri=spiffe://td/ns/a/sa/b").is_some());
     }
 
+    /// The grammar, letter by letter.
+    fn split_slowly(text: &str, separator: u8) -> Option<Vec<&str>> {
+        let (mut parts, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
+        for (at, byte) in text.bytes().enumerate() {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                other if other == separator && !quoted => {
+                    parts.push(&text[start..at]);
+                    start = at + 1;
+                }
+                _ => {}
+            }
+        }
+        parts.push(&text[start..]);
+        (!quoted).then_some(parts)
+    }
+
     proptest! {
+        #[test]
+        fn splits_as_the_grammar_says(text in r#"[ab,;="\\]{0,24}"#) {
+            prop_assert_eq!(split(&text, b','), split_slowly(&text, b','));
+            prop_assert_eq!(split(&text, b';'), split_slowly(&text, b';'));
+        }
+
         /// Whatever an application writes before, our sidecar's element decides.
         #[test]
         fn whatever_is_forged_the_appended_element_decides(forged in "[ -~]{0,60}") {

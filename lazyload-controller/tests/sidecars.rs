@@ -37,8 +37,8 @@ async fn opting_in_makes_the_fallback_first_and_a_restart_writes_nothing() {
 
     let again = mesh.controller(&[]).await;
     mesh.until_settled(&again).await;
-    assert_eq!(mesh.writes(&again).await, 0.0);
     assert_eq!(mesh.all(shop).await, before);
+    assert_eq!(mesh.writes(&again).await, [].into());
     again.stop().await;
     mesh.end().await;
 }
@@ -257,7 +257,7 @@ async fn every_replica_knows_what_workloads_are_given() {
 #[ignore = "needs a kube-apiserver"]
 async fn a_kind_that_is_installed_later_counts_from_then_on() {
     let mesh = Mesh::new(&["shop"]).await;
-    mesh.remove_crd("tcproutes.gateway.networking.k8s.io").await;
+    let before = mesh.remove_tcp_routes().await;
     let controller = mesh.controller(&[]).await;
     mesh.learn(&controller, &[("cart", "pay")]).await;
     let sidecar = mesh.until_given("shop", "cart", &["pay"]).await;
@@ -265,12 +265,13 @@ async fn a_kind_that_is_installed_later_counts_from_then_on() {
     mesh.install_tcp_routes().await;
     mesh.make_tcp_route("shop", "pay", "rates").await;
     mesh.until_given("shop", "cart", &["pay", "rates"]).await;
-    mesh.remove_crd("tcproutes.gateway.networking.k8s.io").await;
+    mesh.remove_tcp_routes().await;
     mesh.until("the route still counts", async || {
         let sidecar = mesh.sidecar("shop", "cart").await?;
         (!mesh.gives(&sidecar, "rates")).then_some(())
     })
     .await;
+    mesh.restore_tcp_routes(before).await;
     controller.stop().await;
     mesh.end().await;
 }

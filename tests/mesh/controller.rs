@@ -17,7 +17,8 @@ const LIMIT: Duration = Duration::from_secs(180);
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         Test::new("controller::on_a_real_api_server", on_a_real_api_server),
-        Test::new("controller::mode_sidecar", mode_sidecar),
+        // One of them takes a kind of resource away.
+        Test::new("controller::mode_sidecar", mode_sidecar).exclusive(),
     ]
 }
 
@@ -42,7 +43,7 @@ async fn run(case: &Case, program: &str, threads: usize) -> Result<()> {
     mesh.resources().apply(NAMESPACE, rbac).await?;
     let own = own_kubeconfig(mesh, program).await?;
     let run = Command::new(newest_test(program)?)
-        .arg("--ignored")
+        .args(["--ignored", "--show-output"])
         .arg(format!("--test-threads={threads}"))
         .env("KUBECONFIG", mesh.places().kubeconfig())
         .env("CONTROLLER_KUBECONFIG", own)
@@ -58,6 +59,10 @@ async fn run(case: &Case, program: &str, threads: usize) -> Result<()> {
         String::from_utf8_lossy(&output.stderr)
     );
     ensure!(!said.contains(" 0 passed"), "no test ran: {said}");
+    // What they measured.
+    for line in said.lines().filter(|line| line.contains(" after ")) {
+        eprintln!("{line}");
+    }
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! What the mode `sidecar` builds on: how the real istiod and the real Envoy behave with a Sidecar that grows and an
 //! EnvoyFilter that sends the rest to the global proxy. The resources are written by hand and the global proxy is a
-//! stand-in, so that a failure here is a change in Istio or Envoy and not in ours.
+//! stand-in, so that a failure here is a change in Istio or Envoy and not in ours; but for `program`, which has the real one.
 
 mod growth;
 mod http;
+mod program;
 mod scope;
 mod stub;
 pub(crate) mod tcp;
@@ -18,7 +19,14 @@ use self::stub::{Answer, Arrived, GlobalProxy};
 use self::wiring::{Growing, Tunnel};
 
 pub(crate) fn tests() -> Vec<Test> {
-    let tests = [http::tests(), tcp::tests(), growth::tests(), scope::tests()].concat();
+    let tests = [
+        http::tests(),
+        tcp::tests(),
+        growth::tests(),
+        scope::tests(),
+        program::tests(),
+    ]
+    .concat();
     // A Sidecar grows here by two writes some time apart, as the controller is to do it: time enough
     // for istiod and Envoy on a machine that does nothing else, not beside other tests.
     tests.into_iter().map(Test::exclusive).collect()
@@ -78,21 +86,21 @@ impl Shop {
             .all_stats()
             .start()
             .await?;
-        self.wait_fallback(&client).await?;
+        wait_fallback(&client).await?;
         Ok(client)
     }
+}
 
-    /// Waits until the pod has the fallback's route and filter chain.
-    async fn wait_fallback(&self, client: &Pod) -> Result<()> {
-        until("the fallback", LIMIT, || async {
-            let dump = client.envoy().await?.config_dump().await?.to_string();
-            for word in ["\"lazymesh\"", "\"lazymesh-tcp\""] {
-                ensure!(dump.contains(word), "no {word} in the config");
-            }
-            Ok(())
-        })
-        .await
-    }
+/// Waits until the pod has the fallback's route and filter chain.
+async fn wait_fallback(client: &Pod) -> Result<()> {
+    until("the fallback", LIMIT, || async {
+        let dump = client.envoy().await?.config_dump().await?.to_string();
+        for word in ["\"lazymesh\"", "\"lazymesh-tcp\""] {
+            ensure!(dump.contains(word), "no {word} in the config");
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// How long a redirect waits, by the number of tries before it.

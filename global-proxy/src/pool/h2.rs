@@ -11,6 +11,7 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, Shared};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -19,7 +20,8 @@ use tracing::debug;
 use super::{Pool, no_answer};
 use crate::body::Outgoing;
 use crate::dial::dial;
-use crate::local::{LocalExec, http2 as limits};
+use crate::gather::{Gathered, perhaps_turns};
+use crate::local::http2 as limits;
 use crate::metrics::{Counted, Metrics};
 use crate::refuse::Refusal;
 
@@ -30,6 +32,20 @@ const SETTINGS: Duration = Duration::from_secs(1);
 
 type Sender = http2::SendRequest<Outgoing>;
 type Dialing = Shared<LocalBoxFuture<'static, Result<(), Refusal>>>;
+
+/// Runs hyper's tasks for one connection; it is driven by one of them.
+#[derive(Clone, Debug)]
+struct Turns(Gathered<TcpStream>);
+
+impl<F> hyper::rt::Executor<F> for Turns
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, task: F) {
+        spawn_local(perhaps_turns(self.0.clone(), task));
+    }
+}
 
 /// The connections to one destination.
 #[derive(Debug, Default)]
@@ -182,7 +198,8 @@ async fn connect(
 ) -> Result<Connection, Refusal> {
     let stream = dial(to, limit).await?;
     metrics.dials.inc();
-    let (mut send, mut connection) = http2::Builder::new(LocalExec)
+    let io = Gathered::new(stream);
+    let (mut send, mut connection) = http2::Builder::new(Turns(io.clone()))
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
@@ -190,7 +207,7 @@ async fn connect(
         .max_header_list_size(limits::HEADER_LIST)
         .keep_alive_interval(limits::KEEPALIVE_INTERVAL)
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(io))
         .await
         .map_err(|error| no_answer(to, &error))?;
     let counted = Counted::new(&metrics.upstream_connections);

@@ -124,6 +124,7 @@ impl Bench {
             record,
             capped,
             stale: false,
+            said: BTreeSet::default(),
         };
         let revision = self.state.revision() + 1;
         self.state.set_record(Versioned { entry, revision });

@@ -48,7 +48,7 @@ impl fmt::Debug for Kubernetes {
 enum Place {
     /// Always there, in this group and version.
     Fixed(&'static str, &'static str),
-    /// Perhaps there, in a version that the API server prefers.
+    /// Perhaps there, in the most stable version that it has.
     Group(&'static str),
 }
 
@@ -86,12 +86,12 @@ impl Kubernetes {
             Place::Group(group) => group,
         };
         match discovery::group(&self.client, group).await {
-            // Not in the group's preferred version alone: a group has kinds of many ages, and EnvoyFilter is in no v1.
-            Ok(group) => Ok(group
-                .resources_by_stability()
-                .into_iter()
-                .map(|(resource, _)| resource)
-                .find(|resource| resource.kind == named)),
+            Ok(group) => {
+                // Not only in the version that the group prefers: EnvoyFilter and TCPRoute have others.
+                let all = group.resources_by_stability().into_iter();
+                let mut all = all.map(|(resource, _)| resource);
+                Ok(all.find(|resource| resource.kind == named))
+            }
             Err(kube::Error::Discovery(DiscoveryError::MissingApiGroup(_))) => Ok(None),
             Err(error) => Err(error),
         }

@@ -167,3 +167,63 @@ fn name(text: &str) -> Result<Name, &'static str> {
         _ => Err("it must be NAMESPACE/NAME"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::config::Cli;
+
+    fn parse(flags: &[&str]) -> Result<crate::config::Serve, String> {
+        let all = ["x", "--plaintext", "--listen", "127.0.0.1:0"];
+        let parsed = Cli::try_parse_from([&all[..], flags].concat());
+        parsed
+            .map(|cli| cli.serve)
+            .map_err(|error| error.to_string())
+    }
+
+    fn enabled(flags: &[&str]) -> Result<bool, String> {
+        let serve = parse(flags)?;
+        serve.sidecars.enabled(&serve.store)
+    }
+
+    #[test]
+    fn acts_by_default_where_there_is_a_mesh_and_can_be_turned_off() {
+        assert_eq!(enabled(&[]), Ok(true));
+        assert_eq!(enabled(&["--sidecars", "off"]), Ok(false));
+        assert_eq!(enabled(&["--store", "memory"]), Ok(false));
+        let wrong = enabled(&["--store", "memory", "--sidecars", "on"]);
+        assert!(wrong.unwrap_err().contains("--store kubernetes"));
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_decisions() {
+        let choices = parse(&[]).unwrap().sidecars.choices();
+        assert_eq!(choices.pace, Pace::default());
+        assert!(choices.only.is_empty());
+        let proxy = Name::new("lazymesh-system", "global-proxy");
+        assert_eq!(choices.settings.global_proxy, proxy);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for flags in [
+            ["--sidecar-step", "0s"],
+            ["--global-proxy-service", "global-proxy"],
+            ["--service-cidr", "10.96.0.1"],
+            ["--sidecar-writes", "0"],
+        ] {
+            assert!(parse(&flags).is_err(), "{flags:?}");
+        }
+        let flags = ["--service-cidr", "10.96.7.1/16,fd00::/108"];
+        let cidrs = parse(&flags)
+            .unwrap()
+            .sidecars
+            .choices()
+            .settings
+            .service_cidrs;
+        assert_eq!(cidrs[0].to_string(), "10.96.0.0/16");
+        assert_eq!(cidrs.len(), 2);
+    }
+}

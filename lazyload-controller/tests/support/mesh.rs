@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::expect_used, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use dependency_graph::{Workload, api};
@@ -13,14 +14,19 @@ use kube::core::{DynamicObject, GroupVersionKind};
 use kube::discovery::ApiResource;
 use kube::{Api, Client, ResourceExt};
 use lazyload_controller::resource::WorkloadDependencies;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::harness::{Controller, DEADLINE, seen_at};
+
+const TCP_ROUTES: &str = "tcproutes.gateway.networking.k8s.io";
 
 /// Namespaces of a test, by the names the test calls them.
 pub(crate) struct Mesh {
     client: Client,
     namespaces: BTreeMap<String, String>,
+    /// Where controllers say what they wait for.
+    admins: Mutex<Vec<SocketAddr>>,
 }
 
 /// `CONTROLLER_KUBECONFIG`, if set, has the controller's own rights.
@@ -40,6 +46,7 @@ impl Mesh {
         let mut mesh = Self {
             client,
             namespaces: BTreeMap::new(),
+            admins: Mutex::default(),
         };
         mesh.add("system", json!({})).await;
         let ports = json!([
@@ -115,7 +122,9 @@ impl Mesh {
             "--fallback-lingers",
             "2s",
         ];
-        Controller::start(&[&all[..], flags].concat()).await
+        let controller = Controller::start(&[&all[..], flags].concat()).await;
+        self.admins.lock().push(controller.admin);
+        controller
     }
 
     pub(crate) async fn service(&self, namespace: &str, name: &str) {
@@ -308,7 +317,7 @@ impl Mesh {
         services: &[&str],
     ) -> DynamicObject {
         let what = format!("the Sidecar of {workload} does not give {services:?}");
-        within(limit, &what, async || {
+        self.within(limit, &what, async || {
             let sidecar = self.sidecar(namespace, workload).await?;
             let all = services.iter().all(|service| self.gives(&sidecar, service));
             all.then_some(sidecar)
@@ -366,9 +375,14 @@ impl Mesh {
             let waits = |place: &Value| {
                 let waits = place["waits_for"].as_array().unwrap();
                 let waits = waits.iter().filter_map(Value::as_str);
-                // What a user edited is looked at again from time to time.
+                // What a user edited is looked at again after minutes.
+                let later = |one: &str| {
+                    let after = one.strip_prefix("a look in ");
+                    let after = after.and_then(|rest| rest.strip_suffix(" ms")?.parse().ok());
+                    after.is_some_and(|ms: u64| ms > 10_000)
+                };
                 waits
-                    .filter(|one| !one.contains("edited") && !one.contains("a look in"))
+                    .filter(|one| !one.contains("edited") && !later(one))
                     .count()
             };
             let planned = !namespaces.is_empty() && page["planning"] == false;
@@ -379,13 +393,16 @@ impl Mesh {
     }
 
     /// What the controller has written of Sidecars, EnvoyFilters and conditions.
-    pub(crate) async fn writes(&self, controller: &Controller) -> f64 {
-        let mut writes = 0.0;
+    pub(crate) async fn writes(&self, controller: &Controller) -> BTreeMap<&'static str, f64> {
+        let mut writes = BTreeMap::new();
         for outcome in [
             "applied", "deleted", "said", "edited", "another", "refused", "failed",
         ] {
             let line = format!("lazymesh_controller_mesh_writes_total{{outcome=\"{outcome}\"}} ");
-            writes += controller.metric(&line).await;
+            let count = controller.metric(&line).await;
+            if count > 0.0 {
+                writes.insert(outcome, count);
+            }
         }
         writes
     }
@@ -395,20 +412,35 @@ impl Mesh {
         Api::all_with(self.client.clone(), &ApiResource::from_gvk(&gvk))
     }
 
-    pub(crate) async fn remove_crd(&self, name: &str) {
+    /// Takes the kind away; what there was of it comes back.
+    pub(crate) async fn remove_tcp_routes(&self) -> Option<DynamicObject> {
         let crds = self.crds();
-        let _ = crds.delete(name, &DeleteParams::default()).await;
+        let before = crds.get_opt(TCP_ROUTES).await.unwrap()?;
+        crds.delete(TCP_ROUTES, &DeleteParams::default())
+            .await
+            .unwrap();
         self.until("the CRD is still there", async || {
-            crds.get_opt(name).await.unwrap().is_none().then_some(())
+            let now = crds.get_opt(TCP_ROUTES).await.unwrap();
+            now.is_none().then_some(())
         })
         .await;
+        Some(before)
+    }
+
+    /// Gives the cluster back what a test took.
+    pub(crate) async fn restore_tcp_routes(&self, before: Option<DynamicObject>) {
+        let Some(mut crd) = before else { return };
+        crd.metadata.resource_version = None;
+        crd.metadata.uid = None;
+        crd.data.as_object_mut().unwrap().remove("status");
+        let crds = self.crds();
+        crds.create(&PostParams::default(), &crd).await.unwrap();
     }
 
     pub(crate) async fn install_tcp_routes(&self) {
-        let name = "tcproutes.gateway.networking.k8s.io";
         let value = json!({
             "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-            "metadata": {"name": name, "annotations": {
+            "metadata": {"name": TCP_ROUTES, "annotations": {
                 "api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api/pull/891"}},
             "spec": {
                 "group": "gateway.networking.k8s.io", "scope": "Namespaced",
@@ -447,20 +479,38 @@ impl Mesh {
     }
 
     pub(crate) async fn until<T>(&self, what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-        within(DEADLINE, what, ask).await
+        self.within(DEADLINE, what, ask).await
     }
-}
 
-async fn within<T>(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let asking = async {
-        loop {
-            if let Some(answer) = ask().await {
-                return answer;
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        mut ask: impl AsyncFnMut() -> Option<T>,
+    ) -> T {
+        let asking = async {
+            loop {
+                if let Some(answer) = ask().await {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        match tokio::time::timeout(limit, asking).await {
+            Ok(answer) => answer,
+            Err(_) => panic!("{what}; {}", self.pages().await),
         }
-    };
-    tokio::time::timeout(limit, asking)
-        .await
-        .unwrap_or_else(|_| panic!("{what}"))
+    }
+
+    /// What the controllers that still run say of themselves.
+    async fn pages(&self) -> String {
+        let mut pages = String::new();
+        let admins = self.admins.lock().clone();
+        for admin in admins {
+            if tokio::net::TcpStream::connect(admin).await.is_ok() {
+                pages += &super::harness::get(admin, "/debug/sidecars").await;
+            }
+        }
+        pages
+    }
 }

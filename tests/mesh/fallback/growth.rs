@@ -100,7 +100,7 @@ async fn opts_in_and_out(case: Case) -> Result<()> {
     let filter = wiring::fallback(shop.ns.name(), "client");
     for _ in 0..3 {
         shop.ns.apply(&filter).await?;
-        shop.wait_fallback(&client).await?;
+        super::wait_fallback(&client).await?;
         wait_for_calls(&traffic).await?;
         shop.sidecar.write().await?;
         until("the Sidecar", LIMIT, || ensure_unknown(&client, "other")).await?;

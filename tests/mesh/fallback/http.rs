@@ -34,7 +34,7 @@ pub(super) fn tests() -> Vec<Test> {
 }
 
 /// A server must see no trace of the way its request took.
-fn ensure_clean(saw: &Saw) -> Result<()> {
+pub(super) fn ensure_clean(saw: &Saw) -> Result<()> {
     for name in saw.headers.keys() {
         ensure!(
             !name.starts_with("x-lazymesh")

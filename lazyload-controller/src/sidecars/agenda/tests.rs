@@ -41,7 +41,7 @@ impl Bench {
             passed: Duration::ZERO,
             revision: 0,
         };
-        bench.news(News {
+        bench.news(&News {
             everything: true,
             ..News::default()
         });
@@ -64,13 +64,13 @@ impl Bench {
         }
     }
 
-    fn news(&mut self, news: News) {
+    fn news(&mut self, news: &News) {
         let now = self.now().tick;
-        self.agenda.news(&self.world, &news, now);
+        self.agenda.news(&self.world, news, now);
     }
 
     fn touch(&mut self) {
-        self.news(News {
+        self.news(&News {
             namespaces: BTreeSet::from(["shop".to_owned()]),
             ..News::default()
         });
@@ -360,7 +360,7 @@ fn other_namespaces_than_those_chosen_are_left_alone() {
     bench.agenda.choices.only = BTreeSet::from(["bank".to_owned()]);
     bench.agenda.plan_due.clear();
     bench.agenda.lead(true, bench.now().tick);
-    bench.news(News {
+    bench.news(&News {
         everything: true,
         ..News::default()
     });
