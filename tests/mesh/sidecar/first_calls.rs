@@ -1,10 +1,8 @@
 //! First calls, over every protocol: answered as plain Istio answers them, and by the caller's own identity wherever its
 //! Envoy can follow a redirect.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use mesh_tests::testbed::{Call, Case, Test, until};
+use mesh_tests::testbed::{Call, Case, IstiodOptions, Test, until};
 
 use super::{LIMIT, Shop, caller, ensure_clean, objects, wait_direct};
 
@@ -171,15 +169,17 @@ async fn of_every_protocol(case: Case) -> Result<()> {
 /// proxy's identity; then the connection is told to close, and the next one is the caller's own.
 async fn where_no_listener_is(case: Case) -> Result<()> {
     let shop = Shop::open(&case).await?;
-    shop.ns.server("server").await?;
+    // A service each: a sidecar that has one has all of its ports.
+    shop.service("server", "web", ("http2", 8082, 8082)).await?;
+    shop.service("server", "chat", ("grpc", 7070, 7070)).await?;
     // A port of no said protocol is looked at by the caller's Envoy, once it has the service.
     shop.service("server", "sniffed", ("web", 8090, 8080))
         .await?;
+    shop.ns.workload("server").start().await?;
     let client = shop.client("client").await?;
     let calls = [
-        Call::new("http2://server:8082/"),
-        Call::new("grpc-chat://server:7070"),
-        Call::new("http1://sniffed:8090/"),
+        Call::new("http2://web:8082/"),
+        Call::new("grpc-chat://chat:7070"),
     ];
     for call in &calls {
         let outcome = client.call(call).await?;
@@ -198,26 +198,39 @@ async fn where_no_listener_is(case: Case) -> Result<()> {
         .await?;
         traffic.stop().await?.expect_no_failure()?;
     }
-    Ok(())
+    // Over a sniffed port a server of this testbed is told of no caller: upstream Envoy has no istio.alpn.
+    let sniffed = "http1://sniffed:8090/";
+    client.get(sniffed).await?;
+    until("calls to the sniffed port to go direct", LIMIT, || async {
+        let before = shop.arrived().await?;
+        client.get(sniffed).await?;
+        ensure!(shop.arrived().await? <= before, "they come by the tunnel");
+        Ok(())
+    })
+    .await
 }
 
-/// HTTP/1.0, where the mesh lets it in.
+/// HTTP/1.0, where the mesh lets it in; else Envoy's listeners pass it through as they do what is no HTTP.
 async fn of_http10(case: Case) -> Result<()> {
-    let shop = Shop::open(&case).await?;
+    let options = IstiodOptions {
+        env: vec![("PILOT_HTTP10".to_owned(), "1".to_owned())],
+        ..IstiodOptions::default()
+    };
+    case.mesh.restart_istiod_with(&options).await?;
+    let result = http10(&case).await;
+    case.mesh.restart_istiod().await?;
+    result
+}
+
+async fn http10(case: &Case) -> Result<()> {
+    let shop = Shop::open(case).await?;
     shop.web("server", &["get", "post"]).await?;
-    let server = shop.ns.workload("server");
-    server
-        .proxy_metadata("ISTIO_META_HTTP10", "1")
-        .start()
-        .await?;
-    let client = shop.ns.workload("client").no_app();
-    let client = client.proxy_metadata("ISTIO_META_HTTP10", "1");
-    let client = shop.start_lazy(&client).await?;
+    shop.ns.workload("server").start().await?;
+    let client = shop.client("client").await?;
     for call in [
         Call::new("http10://get/"),
         Call::new("http10://post/").method("POST").body_bytes(5_000),
     ] {
-        let call = call.timeout(Duration::from_secs(10));
         for round in ["first", "second"] {
             let outcome = client.call(&call).await?;
             let seen = caller(&outcome).context(round)?;

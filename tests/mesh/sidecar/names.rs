@@ -149,7 +149,25 @@ async fn compare(case: &Case, policy: Option<&str>) -> Result<()> {
             );
         }
     }
+    beside_the_global_proxy(&shop, &client).await?;
     absolute_form(&shop, [&plain, &client]).await
+}
+
+/// What is relayed goes to the service that its caller means, not to one of that name beside the global proxy.
+async fn beside_the_global_proxy(shop: &Shop, client: &Pod) -> Result<()> {
+    shop.web("server", &["twin"]).await?;
+    let other = shop.system.service("twin").port("http", 80, 80);
+    other.selector(&[("app", "outside")]).create().await?;
+    let to = shop.address("twin").await?;
+    let call = Call::new("http1://twin/").method("POST").to(to);
+    let outcome = client.call(&call.body_bytes(200_000)).await?;
+    let answer = outcome.answer()?;
+    ensure!(
+        answer.who.workload == "server" && answer.saw.host == "twin",
+        "{answer:?}"
+    );
+    ensure!(answer.saw.caller == Some(shop.relayed()), "{answer:?}");
+    Ok(())
 }
 
 /// What must be the same: the status, who answered, and what it saw.

@@ -22,7 +22,11 @@ pub(crate) async fn call(target: &Target) -> Result<Outcome> {
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(&target.body).await?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
+    let read = stream.read_to_end(&mut answer).await;
+    if answer.is_empty() {
+        // What came before a reset counts.
+        read.context("waiting for an answer")?;
+    }
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
     let (head, body) = answer.split_at(end.context("an answer without a head")? + 4);
     let head = String::from_utf8_lossy(head);

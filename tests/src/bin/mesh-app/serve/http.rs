@@ -70,9 +70,8 @@ async fn handle(state: Arc<State>, request: Request<Incoming>, port: u16) -> Res
     let (parts, mut body) = request.into_parts();
     let wishes = query(&parts);
     let mut digest = Digest::default();
-    while !wishes.contains_key("early")
-        && let Some(frame) = body.frame().await
-    {
+    let early = wishes.contains_key("early");
+    while !early && let Some(frame) = body.frame().await {
         match frame {
             Ok(frame) => frame
                 .data_ref()
@@ -95,6 +94,10 @@ async fn handle(state: Arc<State>, request: Request<Incoming>, port: u16) -> Res
         status = Some(StatusCode::SERVICE_UNAVAILABLE);
     }
     let answer = state.answer(saw);
+    if early {
+        // Read all the same: a server that hangs up instead may well cut its own answer off.
+        tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
+    }
     if let Some(count) = number("events") {
         let pause = Duration::from_millis(number("every_ms").unwrap_or(0).into());
         return events(&answer, count, pause);
