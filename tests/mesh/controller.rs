@@ -13,26 +13,41 @@ use tokio::process::Command;
 const NAMESPACE: &str = "lazymesh-system";
 const NAME: &str = "lazyload-controller";
 const LIMIT: Duration = Duration::from_secs(180);
+/// For the size that `make bench-controller` runs at.
+const SCALE_LIMIT: Duration = Duration::from_secs(900);
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         Test::new("controller::on_a_real_api_server", on_a_real_api_server),
         // One of them takes a kind of resource away.
         Test::new("controller::mode_sidecar", mode_sidecar).exclusive(),
+        Test::new("controller::at_scale", at_scale)
+            .exclusive()
+            .limit(SCALE_LIMIT),
     ]
 }
 
 async fn on_a_real_api_server(case: Case) -> Result<()> {
-    run(&case, "kubernetes", 2).await
+    run(&case, "kubernetes", 2, LIMIT).await
 }
 
 /// One at a time: all of them run for one Lease.
 async fn mode_sidecar(case: Case) -> Result<()> {
-    run(&case, "sidecars", 1).await
+    run(&case, "sidecars", 1, LIMIT).await
+}
+
+/// Without istiod, which would push thousands of Sidecars to nobody.
+async fn at_scale(case: Case) -> Result<()> {
+    case.mesh.stop_istiod().await?;
+    let result = run(&case, "at_scale", 1, SCALE_LIMIT).await;
+    if std::env::var_os("LAZYMESH_SCALE").is_none() {
+        case.mesh.restart_istiod().await?;
+    }
+    result
 }
 
 /// Runs all of a test program of the controller's.
-async fn run(case: &Case, program: &str, threads: usize) -> Result<()> {
+async fn run(case: &Case, program: &str, threads: usize, limit: Duration) -> Result<()> {
     let ns = case.namespace(&[]).await?;
     // Installs the CRD.
     ns.controllers().await?;
@@ -49,7 +64,7 @@ async fn run(case: &Case, program: &str, threads: usize) -> Result<()> {
         .env("CONTROLLER_KUBECONFIG", own)
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(LIMIT, run)
+    let output = tokio::time::timeout(limit, run)
         .await
         .context("the tests do not end")??;
     let said = String::from_utf8_lossy(&output.stdout);
