@@ -110,7 +110,7 @@ async fn restarts_write_nothing(
 async fn a_service_that_nobody_uses_is_no_reason_to_write(fleet: &Fleet, leader: &Replica) {
     let (before, plans) = (fleet.written().await, plans(leader).await);
     let ports = json!([{"name": "http", "port": 80}]);
-    fleet.service(SYSTEM, "nobodys", ports).await;
+    fleet.service(ELSEWHERE, "nobodys", ports).await;
     within(fleet.size.limit(), "not planned again", async || {
         let planned = plans_total(leader).await - plans.2;
         (planned >= fleet.size.namespaces as f64).then_some(())
@@ -149,7 +149,8 @@ async fn learning_takes(fleet: &Fleet, leader: &Replica) {
             let number = round * fleet.size.all() / TIMED;
             if busy {
                 let ports = json!([{"name": "http", "port": 80}]);
-                fleet.service(SYSTEM, &format!("other{round}"), ports).await;
+                let name = format!("other{round}");
+                fleet.service(ELSEWHERE, &name, ports).await;
             }
             let service = fleet.unused(number)[nth];
             let begun = Instant::now();

@@ -26,8 +26,10 @@ use super::harness::{Reporter, get, seen_at};
 
 /// Requests of the test under way at once.
 const AT_ONCE: usize = 32;
-/// The namespace of the global proxy, and of services that nobody uses.
+/// The namespace of the global proxy; every Sidecar has its services.
 pub(crate) const SYSTEM: &str = "fleet-system";
+/// One that is not in the mode.
+pub(crate) const ELSEWHERE: &str = "fleet-elsewhere";
 
 /// How much there is.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +87,7 @@ impl Fleet {
         let names = (0..size.namespaces).map(namespace);
         let lazy: Vec<Value> = names
             .map(|name| json!({"metadata": {"name": name, "labels": {"lazymesh.dev/mode": "sidecar"}}}))
-            .chain([json!({"metadata": {"name": SYSTEM}})])
+            .chain([SYSTEM, ELSEWHERE].map(|name| json!({"metadata": {"name": name}})))
             .collect();
         let all = Api::<Namespace>::all(fleet.client.clone());
         at_once(lazy, |one| create(all.clone(), one)).await;
