@@ -358,7 +358,7 @@ fn a_user_s_sidecar_is_said_in_the_record() {
 fn other_namespaces_than_those_chosen_are_left_alone() {
     let mut bench = Bench::new();
     bench.agenda.choices.only = BTreeSet::from(["bank".to_owned()]);
-    bench.agenda.plan_due.clear();
+    bench.agenda.plans.clear();
     bench.agenda.lead(true, bench.now().tick);
     bench.news(&News {
         everything: true,
