@@ -14,7 +14,7 @@ const NAMESPACE: &str = "lazymesh-system";
 const NAME: &str = "lazyload-controller";
 const LIMIT: Duration = Duration::from_secs(180);
 /// For the size that `make bench-controller` runs at.
-const SCALE_LIMIT: Duration = Duration::from_secs(900);
+const SCALE_LIMIT: Duration = Duration::from_secs(1800);
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![

@@ -96,6 +96,9 @@ impl Agenda {
         for namespace in &news.namespaces {
             self.plan_at(namespace, due);
         }
+        if !news.ours.is_empty() {
+            self.metrics.ours(world.ours());
+        }
         for name in &news.ours {
             if let Some(place) = self.places.get_mut(&name.namespace) {
                 place.tell_of(world, name, &self.given, now);
@@ -239,10 +242,7 @@ impl Agenda {
                 earlier(&mut self.look_due, namespace, now.tick);
             }
         }
-        let (sidecars, filters) = world.ours();
-        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        self.metrics.sidecars.set(count(sidecars));
-        self.metrics.filters.set(count(filters));
+        self.metrics.ours(world.ours());
     }
 
     /// A plan came to nothing.
@@ -291,8 +291,9 @@ impl Agenda {
         }
     }
 
-    /// All that is to be done in a namespace.
+    /// All that is to be done in a namespace. It follows whatever makes or deletes one of ours.
     fn look_at(&mut self, world: &World, state: &State, namespace: &str, now: Now) {
+        self.metrics.ours(world.ours());
         let Some(place) = self.places.get_mut(namespace) else {
             return;
         };

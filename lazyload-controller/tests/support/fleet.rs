@@ -66,7 +66,7 @@ impl Size {
 
     /// How long anything may take.
     pub(crate) fn limit(self) -> Duration {
-        Duration::from_secs(30 + self.all() as u64 / 20)
+        Duration::from_secs(60 + self.all() as u64 / 10)
     }
 }
 
