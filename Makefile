@@ -3,18 +3,28 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help bench-relay build demo fmt lint test
+.PHONY: help bench-controller bench-relay build demo fmt lint test
 
 # Where iptables and ip are; an ordinary user's PATH often lacks it.
 export PATH := $(PATH):/usr/sbin:/sbin
 
 # `make demo DEMO_FLAGS='--services 5000'`
 DEMO_FLAGS ?=
+# `make bench-controller SCALE=20x50x50`: namespaces, workloads in each, dependencies of each
+SCALE ?= 100x50x50
 # `make bench-relay BENCH_FLAGS=--quick`
 BENCH_FLAGS ?=
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+bench-controller: need-cargo ## Run the controller with 5,000 workloads of 50 dependencies each on a real kube-apiserver (needs root; some minutes)
+	cargo build --locked --release -p lazyload-controller --bin lazyload-controller
+	cargo build --locked -p xds-shim -p lazyload-controller -p global-proxy -p mesh-tests --bins
+	cargo test --locked --quiet -p lazyload-controller --test at_scale --no-run
+	@release=$$(realpath $(or $(CARGO_TARGET_DIR),target)/release); \
+	LAZYMESH_SCALE=$(SCALE) LAZYMESH_CONTROLLER=$$release/lazyload-controller \
+		cargo test --locked --quiet -p mesh-tests --test mesh -- controller::at_scale
 
 bench-relay: need-cargo ## Load the global proxy and Envoy in its place, one core each, into target/bench/relay.json (takes two cores for 6 minutes)
 	@envoy=$$(tests/testbed/setup envoy | sed -n 's/^ENVOY=//p'); \

@@ -23,6 +23,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use kube::core::DynamicObject;
@@ -132,7 +133,7 @@ pub struct Unreadable {
     pub reason: String,
 }
 
-/// Everything watched, with the indexes that questions need.
+/// Everything watched, with the indexes that questions need. A copy costs little: it shares what does not change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct World {
     cluster_domain: String,
@@ -146,7 +147,7 @@ pub struct World {
     filters: Table<Filter>,
     cidrs: Table<Vec<IpNet>>,
     unreadable: BTreeMap<(Kind, Name), String>,
-    index: Index,
+    index: Arc<Index>,
 }
 
 impl World {
@@ -264,7 +265,7 @@ impl World {
             return Touched::Nothing;
         }
         self.remove(Kind::Service, name);
-        self.index.add_service(Kind::Service, name, 0, &service);
+        Arc::make_mut(&mut self.index).add_service(Kind::Service, name, 0, &service);
         self.services.set(name, service);
         Touched::Everything
     }
@@ -275,8 +276,7 @@ impl World {
         }
         self.remove(Kind::ServiceEntry, name);
         for (position, service) in services.iter().enumerate() {
-            self.index
-                .add_service(Kind::ServiceEntry, name, position, service);
+            Arc::make_mut(&mut self.index).add_service(Kind::ServiceEntry, name, position, service);
         }
         self.entries.set(name, services);
         Touched::Everything
@@ -287,7 +287,7 @@ impl World {
             return Touched::Nothing;
         }
         self.remove(kind, name);
-        self.index.add_route(kind, name, &route);
+        Arc::make_mut(&mut self.index).add_route(kind, name, &route);
         self.routes.entry(kind).or_default().set(name, route);
         Touched::Everything
     }
@@ -315,7 +315,7 @@ impl World {
             }
             Kind::Service => match self.services.take(name) {
                 Some(service) => {
-                    self.index.drop_service(kind, name, 0, &service);
+                    Arc::make_mut(&mut self.index).drop_service(kind, name, 0, &service);
                     Touched::Everything
                 }
                 None => Touched::Nothing,
@@ -323,7 +323,7 @@ impl World {
             Kind::ServiceEntry => match self.entries.take(name) {
                 Some(services) => {
                     for (position, service) in services.iter().enumerate() {
-                        self.index.drop_service(kind, name, position, service);
+                        Arc::make_mut(&mut self.index).drop_service(kind, name, position, service);
                     }
                     Touched::Everything
                 }
@@ -337,7 +337,7 @@ impl World {
                 let route = self.routes.get_mut(&kind).and_then(|of| of.take(name));
                 match route {
                     Some(route) => {
-                        self.index.drop_route(kind, name, &route);
+                        Arc::make_mut(&mut self.index).drop_route(kind, name, &route);
                         Touched::Everything
                     }
                     None => Touched::Nothing,

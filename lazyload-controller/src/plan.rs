@@ -344,12 +344,6 @@ fn said(pod: &Pod) -> Option<Mode> {
     pod.labels.get(mode::LABEL)?.parse().ok()
 }
 
-/// Whether anything of a namespace is in mode `sidecar`. Where nothing is, nothing is wanted.
-#[must_use]
-pub fn is_concerned(world: &World, graph: &Graph, namespace: &str) -> bool {
-    !wanted(world, graph, namespace).is_empty()
-}
-
 /// The workloads of a namespace that are in mode `sidecar`: of injected pods, and those known that have no pods now.
 fn wanted(world: &World, graph: &Graph, namespace: &str) -> BTreeSet<Workload> {
     modes(world, graph, namespace)

@@ -9,6 +9,7 @@ mod agenda;
 mod conditions;
 mod page;
 mod place;
+mod plans;
 mod queue;
 mod rate;
 mod warming;
@@ -34,7 +35,7 @@ use crate::given::Given;
 use crate::history::WarmStart;
 use crate::lease::Leading;
 use crate::plan::actions::Now;
-use crate::plan::{Desired, is_concerned, plan_namespace};
+use crate::plan::{Desired, plan_namespace};
 use crate::state::{State, Watcher};
 use crate::store::{self, Store};
 use agenda::Agenda;
@@ -267,24 +268,14 @@ impl Writing {
         let (settings, parts) = (agenda.settings().clone(), self.of.parts.clone());
         self.plans.spawn_blocking(move || {
             let begun = Instant::now();
-            // A copy, where there is something to plan: whoever answers calls must not wait for it.
+            // Copies, which cost little: whoever answers calls must not wait for a plan.
             let graph = parts.state.told_graph(now.wall);
-            let (world, idle, busy) = {
-                let world = parts.watched.world().read();
-                let (busy, idle): (Vec<String>, Vec<String>) = due
-                    .into_iter()
-                    .partition(|namespace| is_concerned(&world, &graph, namespace));
-                let world = (!busy.is_empty()).then(|| world.clone());
-                (world.unwrap_or_default(), idle, busy)
-            };
+            let world = parts.watched.world().read().clone();
             let plan = |namespace: String| {
                 let desired = plan_namespace(&world, &graph, &namespace, &settings);
                 (namespace, desired)
             };
-            let idle = idle
-                .into_iter()
-                .map(|namespace| (namespace, Desired::default()));
-            let plans = idle.chain(busy.into_iter().map(plan)).collect();
+            let plans = due.into_iter().map(plan).collect();
             (plans, begun.elapsed())
         });
     }

@@ -14,6 +14,8 @@ use tokio::process::Command;
 const NAMESPACE: &str = "lazymesh-system";
 const NAME: &str = "lazyload-controller";
 const LIMIT: Duration = Duration::from_secs(180);
+/// For the size that `make bench-controller` runs at.
+const SCALE_LIMIT: Duration = Duration::from_secs(1800);
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -21,20 +23,33 @@ pub(crate) fn tests() -> Vec<Test> {
         // One of them takes a kind of resource away.
         Test::new("controller::mode_sidecar", mode_sidecar).exclusive(),
         Test::new("controller::on_a_real_prometheus", on_a_real_prometheus),
+        Test::new("controller::at_scale", at_scale)
+            .exclusive()
+            .limit(SCALE_LIMIT),
     ]
 }
 
 async fn on_a_real_api_server(case: Case) -> Result<()> {
-    run(&case, "kubernetes", 2).await
+    run(&case, "kubernetes", 2, LIMIT).await
 }
 
 /// One at a time: all of them run for one Lease.
 async fn mode_sidecar(case: Case) -> Result<()> {
-    run(&case, "sidecars", 1).await
+    run(&case, "sidecars", 1, LIMIT).await
+}
+
+/// Without istiod, which would push thousands of Sidecars to nobody.
+async fn at_scale(case: Case) -> Result<()> {
+    case.mesh.stop_istiod().await?;
+    let result = run(&case, "at_scale", 1, SCALE_LIMIT).await;
+    if std::env::var_os("LAZYMESH_SCALE").is_none() {
+        case.mesh.restart_istiod().await?;
+    }
+    result
 }
 
 /// Runs all of a test program of the controller's.
-async fn run(case: &Case, program: &str, threads: usize) -> Result<()> {
+async fn run(case: &Case, program: &str, threads: usize, limit: Duration) -> Result<()> {
     let ns = case.namespace(&[]).await?;
     // Installs the CRD.
     ns.controllers().await?;
@@ -47,7 +62,7 @@ async fn run(case: &Case, program: &str, threads: usize) -> Result<()> {
     let mut run = Command::new(newest_test(program)?);
     run.env("KUBECONFIG", mesh.places().kubeconfig());
     run.env("CONTROLLER_KUBECONFIG", own);
-    passes(run, threads).await
+    passes(run, threads, limit).await
 }
 
 /// It needs no mesh: the tests make one by hand.
@@ -56,17 +71,17 @@ async fn on_a_real_prometheus(case: Case) -> Result<()> {
     let mut run = Command::new(newest_test("prometheus")?);
     run.env("PROMETHEUS", &tools.prometheus);
     run.env("PROMTOOL", &tools.promtool);
-    passes(run, 2).await
+    passes(run, 2, LIMIT).await
 }
 
 /// Runs the ignored tests of a program.
-async fn passes(mut run: Command, threads: usize) -> Result<()> {
+async fn passes(mut run: Command, threads: usize, limit: Duration) -> Result<()> {
     let run = run
         .args(["--ignored", "--show-output"])
         .arg(format!("--test-threads={threads}"))
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(LIMIT, run)
+    let output = tokio::time::timeout(limit, run)
         .await
         .context("the tests do not end")??;
     let said = String::from_utf8_lossy(&output.stdout);

@@ -125,7 +125,7 @@ async fn an_envoy_that_cannot_ask(case: Case) -> Result<()> {
         .ns
         .workload("client")
         .no_app()
-        .envoy_args("--disable-extensions envoy.filters.http.on_demand");
+        .envoy_args("--disable-extensions envoy.filters.http/envoy.filters.http.on_demand");
     town.ensure_whole(&client, "not_understood").await
 }
 

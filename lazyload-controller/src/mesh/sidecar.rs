@@ -19,7 +19,7 @@ pub struct Sidecar {
     pub created: Timestamp,
     /// The labels of the pods it is for; without, it is for its namespace.
     pub selector: Option<Labels>,
-    /// Its egress listeners.
+    /// Its egress listeners; of one of ours only `ours` has them.
     pub egress: Vec<Egress>,
     /// Whether it says which ports the workload serves.
     pub has_ingress: bool,
@@ -86,11 +86,16 @@ fn is_there<'de, D: serde::Deserializer<'de>>(field: D) -> Result<bool, D::Error
 
 pub(super) fn read(object: &DynamicObject) -> Result<Sidecar, String> {
     let spec: Spec = part(object, "spec")?;
+    let ours = made(object);
     Ok(Sidecar {
-        ours: made(object),
         created: created(object),
         selector: spec.workload_selector.map(|selector| selector.labels),
-        egress: spec.egress,
+        egress: if ours.is_some() {
+            Vec::new()
+        } else {
+            spec.egress
+        },
+        ours,
         has_ingress: !spec.ingress.is_empty(),
         outbound_traffic_policy: spec.outbound_traffic_policy,
         inbound_connection_pool: spec.inbound_connection_pool,

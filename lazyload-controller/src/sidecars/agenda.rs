@@ -14,6 +14,7 @@ use dependency_graph::{Mode, Record, Workload, mode};
 
 use super::metrics::{Come, Metrics};
 use super::place::Place;
+use super::plans::Plans;
 use super::queue::{Job, Key, Queue, Urgency};
 use crate::cluster::{Fault, News};
 use crate::given::Given;
@@ -28,7 +29,7 @@ use crate::state::State;
 const WINDOW: Duration = Duration::from_millis(50);
 /// How long after growth its namespace is planned all the same.
 const CONFIRM: Duration = Duration::from_secs(1);
-/// Planning and looking take at most a fifth of the time.
+/// Looking takes at most a fifth of the time.
 const REST: u32 = 4;
 /// Hosts of one workload that are tried one by one; more are a plan's business.
 const ONE_BY_ONE: usize = 16;
@@ -51,11 +52,9 @@ pub(super) struct Agenda {
     given: Given,
     metrics: Metrics,
     pub(super) places: BTreeMap<String, Place>,
-    pub(super) plan_due: BTreeMap<String, Instant>,
+    pub(super) plans: Plans,
     pub(super) look_due: BTreeMap<String, Instant>,
     pub(super) step_due: BTreeMap<Name, Instant>,
-    pub(super) planning: bool,
-    plan_not_before: Option<Instant>,
     /// Workloads that learned something since the graph for the plan under way was taken.
     learned_since: BTreeSet<Workload>,
     pub(super) queue: Queue,
@@ -69,11 +68,9 @@ impl Agenda {
             given,
             metrics,
             places: BTreeMap::new(),
-            plan_due: BTreeMap::new(),
+            plans: Plans::default(),
             look_due: BTreeMap::new(),
             step_due: BTreeMap::new(),
-            planning: false,
-            plan_not_before: None,
             learned_since: BTreeSet::new(),
             queue: Queue::default(),
             leads: false,
@@ -99,6 +96,9 @@ impl Agenda {
         for namespace in &news.namespaces {
             self.plan_at(namespace, due);
         }
+        if !news.ours.is_empty() {
+            self.metrics.ours(world.ours());
+        }
         for name in &news.ours {
             if let Some(place) = self.places.get_mut(&name.namespace) {
                 place.tell_of(world, name, &self.given, now);
@@ -113,7 +113,7 @@ impl Agenda {
     pub(super) fn plan_at(&mut self, namespace: &str, due: Instant) {
         let only = &self.choices.only;
         if only.is_empty() || only.contains(namespace) {
-            earlier(&mut self.plan_due, namespace.to_owned(), due);
+            self.plans.at(namespace, due);
         }
     }
 
@@ -136,7 +136,7 @@ impl Agenda {
         record: Option<&Record>,
         now: Now,
     ) {
-        if self.planning {
+        if self.plans.under_way() {
             self.learned_since.insert(workload.clone());
         }
         let label = world
@@ -194,12 +194,10 @@ impl Agenda {
 
     /// The namespaces to plan now. The graph must be taken after this.
     pub(super) fn plans_due(&mut self, now: Instant) -> Vec<String> {
-        if self.planning || self.plan_not_before.is_some_and(|at| now < at) {
-            return Vec::new();
+        let due = self.plans.take(now);
+        if !due.is_empty() {
+            self.learned_since.clear();
         }
-        let due = take_due(&mut self.plan_due, now);
-        self.planning = !due.is_empty();
-        self.learned_since.clear();
         due
     }
 
@@ -212,8 +210,7 @@ impl Agenda {
         took: Duration,
         now: Now,
     ) {
-        self.planning = false;
-        self.plan_not_before = Some(now.tick + took * REST);
+        self.plans.done(took, now.tick);
         self.metrics.plan_seconds.observe(took.as_secs_f64());
         self.metrics.plans.inc_by(plans.len() as u64);
         for (namespace, desired) in plans {
@@ -246,16 +243,12 @@ impl Agenda {
                 earlier(&mut self.look_due, namespace, now.tick);
             }
         }
-        let (sidecars, filters) = world.ours();
-        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        self.metrics.sidecars.set(count(sidecars));
-        self.metrics.filters.set(count(filters));
+        self.metrics.ours(world.ours());
     }
 
     /// A plan came to nothing.
     pub(super) fn plan_failed(&mut self, now: Instant) {
-        self.planning = false;
-        self.plan_not_before = Some(now + CONFIRM);
+        self.plans.failed(now);
     }
 
     /// This replica leads, or no longer does.
@@ -277,7 +270,7 @@ impl Agenda {
         }
     }
 
-    /// Looks at what is due.
+    /// Looks at what is due; of namespaces at one only.
     pub(super) fn look(&mut self, world: &World, state: &State, now: Now) {
         if !self.leads {
             return;
@@ -285,17 +278,23 @@ impl Agenda {
         for name in take_due(&mut self.step_due, now.tick) {
             self.step(world, &name, now);
         }
-        for namespace in take_due(&mut self.look_due, now.tick) {
-            let begun = Instant::now();
-            self.look_at(world, state, &namespace, now);
-            if let Some(place) = self.places.get_mut(&namespace) {
-                place.look_took = begun.elapsed();
-            }
+        let due = self.look_due.iter().filter(|(_, at)| **at <= now.tick);
+        // Those that waited longest come first: none waits for ever.
+        let first = due.min_by_key(|(_, at)| **at);
+        let Some(namespace) = first.map(|(namespace, _)| namespace.clone()) else {
+            return;
+        };
+        self.look_due.remove(&namespace);
+        let begun = Instant::now();
+        self.look_at(world, state, &namespace, now);
+        if let Some(place) = self.places.get_mut(&namespace) {
+            place.look_took = begun.elapsed();
         }
     }
 
-    /// All that is to be done in a namespace.
+    /// All that is to be done in a namespace. It follows whatever makes or deletes one of ours.
     fn look_at(&mut self, world: &World, state: &State, namespace: &str, now: Now) {
+        self.metrics.ours(world.ours());
         let Some(place) = self.places.get_mut(namespace) else {
             return;
         };
@@ -450,13 +449,10 @@ impl Agenda {
 
     /// When there may be something to do if nothing happens before.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
-        let plan = self.plan_due.values().min().copied();
-        let plan = plan.map(|at| self.plan_not_before.map_or(at, |not| at.max(not)));
-        let plan = plan.filter(|_| !self.planning);
         let look = self.look_due.values().min().copied();
         let step = self.step_due.values().min().copied();
         let acts = [look, step].into_iter().flatten().filter(|_| self.leads);
-        plan.into_iter().chain(acts).min()
+        self.plans.wakes_at().into_iter().chain(acts).min()
     }
 }
 
@@ -487,12 +483,12 @@ fn made<'a>(world: &'a World, kind: Kind, name: &Name) -> Option<&'a Made> {
     }
 }
 
-fn earlier<K: Ord>(due: &mut BTreeMap<K, Instant>, key: K, at: Instant) {
+pub(super) fn earlier<K: Ord>(due: &mut BTreeMap<K, Instant>, key: K, at: Instant) {
     let before = due.entry(key).or_insert(at);
     *before = at.min(*before);
 }
 
-fn take_due<K: Ord + Clone>(due: &mut BTreeMap<K, Instant>, now: Instant) -> Vec<K> {
+pub(super) fn take_due<K: Ord + Clone>(due: &mut BTreeMap<K, Instant>, now: Instant) -> Vec<K> {
     let ripe = due.iter().filter(|(_, at)| **at <= now);
     let ripe: Vec<K> = ripe.map(|(key, _)| key.clone()).collect();
     for key in &ripe {

@@ -12,10 +12,8 @@ use crate::mesh::Kind;
 pub struct Metrics {
     /// Whether this replica leads.
     pub leader: IntGauge,
-    /// Sidecars of ours.
-    pub sidecars: IntGauge,
-    /// EnvoyFilters of ours.
-    pub filters: IntGauge,
+    sidecars: IntGauge,
+    filters: IntGauge,
     writes: IntCounterVec,
     /// Seconds that a plan of namespaces takes.
     pub plan_seconds: Histogram,
@@ -163,6 +161,13 @@ impl Metrics {
             let _ = metrics.learned.with_label_values(&[come.as_str()]);
         }
         Ok(metrics)
+    }
+
+    /// How many Sidecars and EnvoyFilters of ours there are.
+    pub fn ours(&self, (sidecars, filters): (usize, usize)) {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.sidecars.set(count(sidecars));
+        self.filters.set(count(filters));
     }
 
     /// Counts a write.

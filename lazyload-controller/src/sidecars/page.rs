@@ -24,7 +24,7 @@ impl Agenda {
                 .map(|(name, at)| format!("Sidecar {name}: its next step in {} ms", millis(at)));
             let mut waits: Vec<String> = self.queue.about(namespace);
             waits.extend(steps);
-            if let Some(at) = self.plan_due.get(namespace) {
+            if let Some(at) = self.plans.due(namespace) {
                 waits.push(format!("a plan in {} ms", millis(at)));
             }
             if let Some(at) = self.look_due.get(namespace) {
@@ -46,6 +46,6 @@ impl Agenda {
             (namespace.clone(), page)
         });
         let places: serde_json::Map<String, Value> = places.collect();
-        json!({"leads": self.leads, "planning": self.planning, "namespaces": places})
+        json!({"leads": self.leads, "planning": self.plans.busy(), "namespaces": places})
     }
 }

@@ -20,7 +20,7 @@ use super::namespace::Namespace;
 use super::tools::{Tools, build_dir};
 use crate::sandbox::{self, Entered, Rights, Sandbox};
 
-/// How long one test may take.
+/// How long one test may take, unless it says otherwise.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
 /// After so long, no run is under way any more.
 const RUN_LIMIT: Duration = Duration::from_secs(2 * 3600);
@@ -34,6 +34,7 @@ type Body = Arc<dyn Fn(Case) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>
 pub struct Test {
     name: String,
     exclusive: bool,
+    limit: Duration,
     body: Body,
 }
 
@@ -55,6 +56,7 @@ impl Test {
         Self {
             name: name.to_owned(),
             exclusive: false,
+            limit: TEST_LIMIT,
             body: Arc::new(move |case| Box::pin(body(case))),
         }
     }
@@ -63,6 +65,13 @@ impl Test {
     #[must_use]
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;
+        self
+    }
+
+    /// May take so long.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
         self
     }
 }
@@ -182,9 +191,10 @@ fn trial(test: Test, runtime: &Arc<Runtime>, mesh: &Mesh, alone: &Arc<RwLock<()>
             } else {
                 (Some(alone.read().await), None)
             };
-            let result = match timeout(TEST_LIMIT, (test.body)(case.clone())).await {
+            let limit = test.limit;
+            let result = match timeout(limit, (test.body)(case.clone())).await {
                 Ok(result) => result,
-                Err(_) => Err(anyhow::anyhow!("not done after {TEST_LIMIT:?}")),
+                Err(_) => Err(anyhow::anyhow!("not done after {limit:?}")),
             };
             case.clean_up().await;
             result.map_err(|error| {

@@ -136,6 +136,14 @@ impl Mesh {
         Ok(())
     }
 
+    /// Stops istiod for tests that need the API server only; `restart_istiod` starts it again.
+    ///
+    /// # Errors
+    /// When it did not end in time.
+    pub async fn stop_istiod(&self) -> Result<()> {
+        self.0.istiod.lock().await.stop().await
+    }
+
     /// Runs `istioctl` against this mesh and gives back its output; one at a time.
     ///
     /// # Errors

@@ -61,7 +61,7 @@ pub struct SidecarOptions {
     pub concurrency: u8,
     /// Whether Envoy keeps all statistics, and not only those that Istio's bootstrap lets through. Costs memory.
     pub all_stats: bool,
-    /// More arguments of Envoy, such as `--disable-extensions envoy.filters.http.on_demand`.
+    /// More arguments of Envoy, such as `--disable-extensions CATEGORY/NAME`.
     pub envoy_args: String,
 }
 

@@ -30,7 +30,10 @@ fn name() -> Name {
 fn host(watched: &Watched) -> Option<String> {
     let world = watched.world().read();
     let found = world.sidecar(&name())?;
-    Some(found.egress[0].hosts[0].clone())
+    let spec = found.ours.as_ref().map(|ours| &ours.spec);
+    let written = spec.and_then(|spec| spec["egress"][0]["hosts"][0].as_str());
+    let read = || found.egress[0].hosts[0].clone();
+    Some(written.map_or_else(read, str::to_owned))
 }
 
 #[test]

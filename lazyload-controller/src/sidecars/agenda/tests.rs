@@ -130,7 +130,9 @@ impl Bench {
         while self.passed < until {
             loop {
                 let jobs = self.turn();
-                if jobs.is_empty() {
+                let wakes = self.agenda.wakes_at();
+                let more = wakes.is_some_and(|at| at <= self.now().tick);
+                if jobs.is_empty() && !more {
                     break;
                 }
                 for (key, job) in jobs {
@@ -186,6 +188,27 @@ fn whoever_does_not_lead_knows_and_writes_nothing() {
     assert_eq!(written[0], "EnvoyFilter shop/lazymesh-fallback");
     assert_eq!(written.len(), 3);
     assert_eq!(bench.standing("pay.bank"), Standing::Lacking);
+}
+
+#[test]
+fn namespaces_are_looked_at_one_in_a_turn_and_none_is_left_out() {
+    let mut bench = Bench::settled();
+    bench.world.lazy_namespace("fair");
+    bench.world.put_pod("fair/cart-1", "cart");
+    let everything = News {
+        everything: true,
+        ..News::default()
+    };
+    bench.news(&everything);
+    let written = bench.settle();
+    assert!(written.contains(&"Sidecar fair/lazymesh-deployment-cart".to_owned()));
+    bench.news(&everything);
+    bench.passed += WINDOW;
+    assert!(bench.turn().is_empty());
+    let due = |bench: &Bench| bench.agenda.look_due.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(due(&bench), ["shop"]);
+    assert!(bench.turn().is_empty());
+    assert_eq!(due(&bench), [""; 0]);
 }
 
 #[test]
@@ -358,7 +381,7 @@ fn a_user_s_sidecar_is_said_in_the_record() {
 fn other_namespaces_than_those_chosen_are_left_alone() {
     let mut bench = Bench::new();
     bench.agenda.choices.only = BTreeSet::from(["bank".to_owned()]);
-    bench.agenda.plan_due.clear();
+    bench.agenda.plans.clear();
     bench.agenda.lead(true, bench.now().tick);
     bench.news(&News {
         everything: true,
