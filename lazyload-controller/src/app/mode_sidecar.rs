@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use kube::Client;
 use mesh_runtime::admin::{Admin, Reply};
 use mesh_runtime::drain::Drain;
@@ -21,6 +22,7 @@ use crate::sidecars::metrics::Metrics;
 use crate::sidecars::{Parts, Sidecars};
 use crate::state::State;
 use crate::store::Store;
+use crate::watch::follow_service_cidrs;
 
 /// The mode `sidecar`, not running yet.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(super) struct ModeSidecar {
     watched: Watched,
     candidate: Candidate,
     sidecars: Sidecars,
+    state: State,
+    service_cidrs: Vec<IpNet>,
 }
 
 impl ModeSidecar {
@@ -53,11 +57,14 @@ impl ModeSidecar {
             leading: candidate.leading(),
             metrics,
         };
+        let choices = args.choices();
         Ok(Self {
             cluster,
             watched,
             candidate,
-            sidecars: Sidecars::new(parts, args.choices(), args.sidecar_writes),
+            service_cidrs: choices.settings.service_cidrs.clone(),
+            sidecars: Sidecars::new(parts, choices, args.sidecar_writes),
+            state: state.clone(),
         })
     }
 
@@ -95,6 +102,11 @@ impl ModeSidecar {
     /// The Lease is given back when the last write is done, and not before.
     pub(super) fn spawn(self, tasks: &mut Tasks, drain: &Drain) {
         let (over, is_over) = oneshot::channel();
+        let cidrs = follow_service_cidrs(self.mesh(), self.service_cidrs, self.state);
+        tasks.spawn_background("service addresses", async move {
+            cidrs.await;
+            Ok::<_, Infallible>(())
+        });
         let (sidecars, drain) = (self.sidecars, drain.clone());
         tasks.spawn_background("watches of the mesh", self.cluster.follow(self.watched));
         tasks.spawn("sidecars", async move {
