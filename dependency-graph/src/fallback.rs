@@ -34,8 +34,8 @@ pub const LOCATION: &str = "x-lazymesh-location";
 /// To the global proxy, in a tunnel: the identity in the caller's certificate, written by the global proxy's own sidecar.
 pub const CALLER: &str = "x-lazymesh-caller";
 
-/// From the global proxy to its own sidecar, in what is relayed: the address that was called, by which the sidecar chooses
-/// where the request goes. Not by the host: a name such as `reviews` means another service in the global proxy's
+/// From the global proxy to its own sidecar, in what is relayed: the name and port of the service that the controller found,
+/// or else the address that was called, by which the sidecar chooses where the request goes. Not by the host: a name such as `reviews` means another service in the global proxy's
 /// namespace, or none, and then the request would be passed on in plain text.
 pub const ROUTE: &str = "x-lazymesh-route";
 
@@ -143,6 +143,7 @@ mod tests {
             PLAIN,
             LOCATION,
             CALLER,
+            ROUTE,
         ];
         for header in ours {
             assert!(header.starts_with(HEADER_PREFIX), "{header}");

@@ -124,7 +124,11 @@ pub struct Cli {
     #[arg(long, env = "LAZYMESH_TUNNEL_IDLE", default_value = "1h", value_name = "DURATION", value_parser = time, help_heading = "Limits")]
     pub tunnel_idle: Duration,
 
-    /// How long what is under way may take to end after SIGTERM
+    /// How long callers' new connections are still taken after SIGTERM, while it is not ready any more: their Envoys hear
+    /// of that a push of istiod's later
+    #[arg(long, env = "LAZYMESH_DRAIN_DELAY", default_value = "5s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Operation")]
+    pub drain_delay: Duration,
+    /// How long what is under way may take to end after that
     #[arg(long, env = "LAZYMESH_DRAIN", default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Operation")]
     pub drain: Duration,
     /// Write the bound ports there as JSON, {"http":..,"admin":..,"tunnel":..}: for tests with port 0

@@ -9,13 +9,13 @@ mod calls;
 mod heard;
 mod policies;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use dependency_graph::Protocol;
 use dependency_graph::api::{WatchRequest, WatchResponse};
 use dependency_graph::fallback::Policy;
+use dependency_graph::{Dependency, Protocol};
 use graph_client::{Controller, Sink};
 use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock};
@@ -30,6 +30,10 @@ use policies::Policies;
 /// How many calls' answers are kept, and how long at the most; [`Heard::is_fresh`] says how long each is good.
 const MOST_KEPT: u64 = 50_000;
 const KEPT: Duration = Duration::from_secs(30);
+
+/// The longest authority, in bytes, that may name a service: the controller looks at none that is longer, so it is not
+/// told of any.
+const LONGEST_AUTHORITY: usize = 300;
 
 /// A call that fell back. Equal ones are told once, and share an answer.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -86,11 +90,13 @@ impl Graph {
     /// What a namespace allows; `None` while that is not known. What was known stays when the controller goes away.
     #[must_use]
     pub fn policy(&self, namespace: &str) -> Option<Policy> {
-        let said = self.0.policies.read().of(namespace);
-        match said {
-            policies::Said::Known(policy) => policy,
-            policies::Said::Unlisted => self.0.policies.write().assume(namespace),
-        }
+        self.0.policies.read().policy(namespace)
+    }
+
+    /// Whether services of the mesh have addresses like this one.
+    #[must_use]
+    pub fn serves(&self, address: IpAddr) -> bool {
+        self.0.policies.read().serves(address)
     }
 
     /// Returns once the policies are known.
@@ -110,8 +116,12 @@ impl Graph {
     #[must_use]
     pub fn report(&self, call: Call) -> Ticket {
         let now = Instant::now();
-        let kept = self.0.kept.get(&call).filter(|told| told.is_fresh(now));
-        let told = kept.or_else(|| self.add(call, now));
+        let told = if call.authority.len() > LONGEST_AUTHORITY {
+            Some(Arc::new(Told::of(Heard::unknown_name(now))))
+        } else {
+            let kept = self.0.kept.get(&call).filter(|told| told.is_fresh(now));
+            kept.or_else(|| self.add(call, now))
+        };
         let graph = self.clone();
         Ticket {
             told,
@@ -197,6 +207,24 @@ impl Ticket {
     #[must_use]
     pub fn reason(&self) -> Option<Arc<str>> {
         self.told.as_ref().and_then(|told| told.heard().reason())
+    }
+
+    /// The service that the call is for, as far as the controller has said.
+    #[must_use]
+    pub fn service(&self) -> Option<Arc<Dependency>> {
+        self.told.as_ref().and_then(|told| told.heard().service())
+    }
+
+    /// What the caller's namespace allows, if the controller has said so with its answer.
+    #[must_use]
+    pub fn policy(&self) -> Option<Policy> {
+        self.told.as_ref().and_then(|told| told.heard().policy())
+    }
+
+    /// Whether services of the mesh have addresses like this one.
+    #[must_use]
+    pub fn serves(&self, address: IpAddr) -> bool {
+        self.graph.serves(address)
     }
 
     /// Returns once there is something else to see than when it was last looked at.

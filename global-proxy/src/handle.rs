@@ -18,7 +18,7 @@ use crate::kept::Kept;
 use crate::location::location;
 use crate::redirect::{Mark, redirect};
 use crate::refuse::{self, Refusal};
-use crate::relay::{Call, relay};
+use crate::relay::{Call, relay, route};
 use crate::serve::Via;
 use crate::shape::Shape;
 use crate::validate;
@@ -83,9 +83,10 @@ async fn answer(
     if let (Via::Tunnel(origin), Some(ticket)) = (via, &ticket) {
         origin.follow(ticket);
     }
-    let location = match policy {
-        None | Some(Policy::RelayOnly) => None,
-        Some(_) => location(&target),
+    // Without a controller, nothing that relay-only has is ever redirected.
+    let location = match (policy, &ticket) {
+        (None | Some(Policy::RelayOnly), None) => None,
+        _ => location(&target),
     };
     let mut body = Kept::new(body);
     let mut held = Held {
@@ -107,13 +108,17 @@ async fn answer(
     match decided {
         Decided::Relay(why) => {
             record.relays(why);
+            let service = ticket.as_ref().and_then(Ticket::service);
             let (path, version) = (incoming.path, shape.version);
             let call = Call {
                 to: incoming.original,
                 target,
                 shape,
                 path,
-                by_address: worker.settings.trust == Trust::Sidecar,
+                route: match worker.settings.trust {
+                    Trust::Sidecar => route(incoming.original, service.as_deref())?,
+                    Trust::NoSidecar => None,
+                },
                 record,
             };
             let mut response = relay(worker, call, parts, body).await?;

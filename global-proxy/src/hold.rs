@@ -35,6 +35,7 @@ pub(crate) struct Held<'a> {
     pub(crate) worker: &'a Worker,
     pub(crate) incoming: &'a Incoming,
     pub(crate) shape: &'a Shape,
+    /// As the watch has it.
     pub(crate) policy: Option<Policy>,
     pub(crate) sayable: bool,
     pub(crate) record: &'a Record,
@@ -47,13 +48,23 @@ impl Held<'_> {
     /// What becomes of it, or what to wait for first.
     pub(crate) fn step(&mut self) -> Result<Decided, Wait> {
         let settings = &self.worker.settings.decide;
-        // What is relayed at once is not looked at any closer.
-        let at_once = matches!(self.policy, None | Some(Policy::RelayOnly));
-        let (answer, controller_up) = match &mut self.ticket {
-            Some(ticket) if !at_once => ticket.look(),
-            _ => (Answer::Unheard, false),
+        let (answer, controller_up, policy, serves) = match &mut self.ticket {
+            Some(ticket) => {
+                let (answer, up) = ticket.look();
+                // What comes with the answer is of this moment.
+                let policy = ticket.policy().or(self.policy);
+                (
+                    answer,
+                    up,
+                    policy,
+                    ticket.serves(self.incoming.original.ip()),
+                )
+            }
+            None => (Answer::Unheard, false, self.policy, true),
         };
-        let body = if at_once {
+        // What is relayed as it flows is not looked at any closer.
+        let flows = matches!(policy, None | Some(Policy::RelayOnly));
+        let body = if flows && answer != Answer::UnknownName {
             BodySeen::Open { bytes: 0 }
         } else {
             self.body.seen(settings.body)
@@ -62,7 +73,7 @@ impl Held<'_> {
             incoming: self.incoming,
             shape: self.shape,
             body,
-            policy: self.policy,
+            policy,
             answer,
             // Without a controller there is nothing to wait for.
             waited: match self.ticket {
@@ -70,6 +81,7 @@ impl Held<'_> {
                 None => Duration::MAX,
             },
             controller_up,
+            serves,
             sayable: self.sayable,
         };
         match decide::step(&now, settings) {

@@ -61,7 +61,8 @@ pub struct Incoming {
 /// Reads and takes out what is ours.
 ///
 /// # Errors
-/// When there is no verified caller, or no destination that traffic may be carried to.
+/// When there is no verified caller, no destination that traffic may be carried to, or, where a sidecar speaks for what
+/// comes, no route that it came by.
 pub fn incoming(headers: &mut HeaderMap, trust: Trust) -> Result<Incoming, Refusal> {
     let caller = caller(headers, trust);
     let original = original(headers, trust);
@@ -71,9 +72,14 @@ pub fn incoming(headers: &mut HeaderMap, trust: Trust) -> Result<Incoming, Refus
         // Envoy's, of the redirect that brought the request back.
         headers.remove(ORIGINAL_URL);
     }
+    let (caller, original) = (caller?, original?);
+    // The fallback route always sets it.
+    if trust == Trust::Sidecar && path == Path::Direct {
+        return Err(Refusal::NotRouted);
+    }
     Ok(Incoming {
-        caller: caller?,
-        original: original?,
+        caller,
+        original,
         tries,
         path,
     })
@@ -208,7 +214,11 @@ mod tests {
     }
 
     fn read(destination: &str, trust: Trust) -> Result<SocketAddr, Refusal> {
-        let mut headers = headers(&[(XFCC, XFCC_OF_CLIENT), (ORIGINAL_DST, destination)]);
+        let mut headers = headers(&[
+            (XFCC, XFCC_OF_CLIENT),
+            (ORIGINAL_DST, destination),
+            (TRIES, ""),
+        ]);
         incoming(&mut headers, trust).map(|incoming| incoming.original)
     }
 
@@ -262,7 +272,7 @@ mod tests {
 
     #[test]
     fn of_several_certificates_headers_the_last_counts() {
-        let mut headers = headers(&[(ORIGINAL_DST, "10.96.0.7:80")]);
+        let mut headers = headers(&[(ORIGINAL_DST, "10.96.0.7:80"), (TRIES, "")]);
         headers.append(
             XFCC,
             HeaderValue::from_static("URI=spiffe://td/ns/admin/sa/a"),
@@ -341,6 +351,14 @@ mod tests {
         assert_eq!(tries_of(Some("3")), (3, Path::Routed));
         assert_eq!(tries_of(Some("many")), (u8::MAX, Path::Routed));
         assert_eq!(tries_of(Some("256")), (u8::MAX, Path::Routed));
+    }
+
+    #[test]
+    fn what_comes_past_the_fallback_route_is_refused() {
+        let sent = [(XFCC, XFCC_OF_CLIENT), (ORIGINAL_DST, "10.96.0.7:80")];
+        let of = |trust| incoming(&mut headers(&sent), trust).map(|incoming| incoming.path);
+        assert_eq!(of(Trust::Sidecar), Err(Refusal::NotRouted));
+        assert_eq!(of(Trust::NoSidecar), Ok(Path::Direct));
     }
 
     #[test]

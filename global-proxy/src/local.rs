@@ -19,14 +19,14 @@ pub(crate) mod http2 {
     use std::time::Duration;
 
     /// Bytes a peer may send on a stream before it must wait for us.
-    pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
-    /// As [`STREAM_WINDOW`], over all streams of a connection.
-    pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
+    pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
+    /// Room for all streams of a connection at once, so that none that stalls can stall another.
+    pub(crate) const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
     /// Bytes of a stream that wait in memory to be written.
     pub(crate) const SEND_BUFFER: usize = 256 << 10;
     /// Bytes of an answer's headers.
     pub(crate) const HEADER_LIST: u32 = 64 << 10;
-    /// Streams a caller may have open on one connection.
+    /// Streams a caller may have open on one connection; to a server there are no more than that either.
     pub(crate) const STREAMS: u32 = 1000;
     /// Silence after which a peer is asked whether it is there, while streams are open.
     pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);

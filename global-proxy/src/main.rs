@@ -32,7 +32,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let drain = Drain::new(cli.drain);
+        let drain = Drain::delayed(cli.drain_delay, cli.drain);
         let signals = drain.on_signals()?;
         let app = App::bind(cli, Some(log), drain).await?;
         let signals = tokio::spawn(signals);

@@ -132,7 +132,7 @@ impl Metrics {
         };
         let relays = counters(
             "relays",
-            "Requests relayed, by why they were not redirected",
+            "Requests that were to be relayed, by what kept them from being redirected",
             "why",
         )?;
         let answers = counters("answers", "Answers of the controller, by state", "state")?;

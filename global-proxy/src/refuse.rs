@@ -40,6 +40,23 @@ pub enum Refusal {
     /// The original destination is no address of a service.
     #[error("{0} is not an address that traffic is carried to")]
     ForbiddenDestination(SocketAddr),
+    /// What is called is no service, as far as is known, or not one that the caller may see.
+    #[error(
+        "nothing is carried to {to}: {why} (hint: only services of the mesh are reached by the fallback, those that the \
+         caller's namespace sees)"
+    )]
+    NoService {
+        /// The original destination.
+        to: SocketAddr,
+        /// What is known of it.
+        why: &'static str,
+    },
+    /// It came past the fallback route.
+    #[error(
+        "x-lazymesh-tries is missing: requests come here by the fallback route of the caller's Envoy, which sets it \
+         (hint: call the service, not the global proxy)"
+    )]
+    NotRouted,
     /// The request breaks a rule of HTTP.
     #[error("malformed request: {0}")]
     Malformed(&'static str),
@@ -51,7 +68,8 @@ pub enum Refusal {
     Overloaded(&'static str),
     /// Nothing is known of what the namespace allows.
     #[error(
-        "what namespace {0:?} allows is not known yet, and nothing is relayed unasked (hint: --policy)"
+        "what namespace {0:?} allows is not known yet, and nothing is relayed unasked (hint: the lazyload controller at \
+         --controller says it; --policy does where there is none)"
     )]
     PolicyUnknown(String),
     /// The namespace wants no relaying.
@@ -88,11 +106,13 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every value of [`Refusal::reason`].
-    pub const REASONS: [&'static str; 12] = [
+    pub const REASONS: [&'static str; 14] = [
         "no_caller",
         "no_destination",
         "bad_destination",
         "forbidden_destination",
+        "no_service",
+        "not_routed",
         "malformed",
         "not_implemented",
         "overloaded",
@@ -111,6 +131,8 @@ impl Refusal {
             Self::NoDestination => "no_destination",
             Self::BadDestination(_) => "bad_destination",
             Self::ForbiddenDestination(_) => "forbidden_destination",
+            Self::NoService { .. } => "no_service",
+            Self::NotRouted => "not_routed",
             Self::Malformed(_) => "malformed",
             Self::NotImplemented(_) => "not_implemented",
             Self::Overloaded(_) => "overloaded",
@@ -126,7 +148,9 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NoCaller | Self::ForbiddenDestination(_) => StatusCode::FORBIDDEN,
+            Self::NoCaller | Self::ForbiddenDestination(_) | Self::NotRouted => {
+                StatusCode::FORBIDDEN
+            }
             Self::NoDestination | Self::BadDestination(_) | Self::Malformed(_) => {
                 StatusCode::BAD_REQUEST
             }
@@ -136,7 +160,7 @@ impl Refusal {
             | Self::RedirectOnly { .. }
             | Self::Connect { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::NoAnswer { .. } => StatusCode::BAD_GATEWAY,
+            Self::NoAnswer { .. } | Self::NoService { .. } => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -233,6 +257,11 @@ mod tests {
             Refusal::NoDestination,
             Refusal::BadDestination("x".into()),
             Refusal::ForbiddenDestination(to),
+            Refusal::NoService {
+                to,
+                why: "it is none",
+            },
+            Refusal::NotRouted,
             Refusal::Malformed("two Hosts"),
             Refusal::NotImplemented("this"),
             Refusal::Overloaded("streams"),

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use dependency_graph::fallback::ROUTE;
+use dependency_graph::{Dependency, Protocol as Carried};
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
@@ -32,8 +33,8 @@ pub(crate) struct Call {
     pub(crate) target: Target,
     pub(crate) shape: Shape,
     pub(crate) path: Path,
-    /// Whether a sidecar is to choose by the address, not by the host.
-    pub(crate) by_address: bool,
+    /// By what our sidecar is to choose where it goes: [`route`].
+    pub(crate) route: Option<HeaderValue>,
     pub(crate) record: Rc<Record>,
 }
 
@@ -105,6 +106,23 @@ pub(crate) async fn relay(
     Ok(response.map(|body| Relayed::server(body, lease, call.record)))
 }
 
+/// By what our sidecar is to choose where a request goes, in [`ROUTE`]: the name of its service, as the caller's sidecar
+/// would have it; where that is not known, the address that was called. Nothing, if the port is carried as TCP: there no
+/// sidecar would take the header out again.
+pub(crate) fn route(
+    to: SocketAddr,
+    service: Option<&Dependency>,
+) -> Result<Option<HeaderValue>, Refusal> {
+    let route = match service {
+        Some(service) if service.protocol == Carried::Tcp => return Ok(None),
+        Some(service) => format!("{}:{}", service.host, service.port),
+        None => to.to_string(),
+    };
+    let route = HeaderValue::try_from(route);
+    let route = route.map_err(|_| Refusal::Malformed("its service cannot be said"))?;
+    Ok(Some(route))
+}
+
 /// Whether this answer turns the exchange into bytes both ways.
 fn switches(kind: Kind, status: StatusCode) -> bool {
     match kind {
@@ -138,10 +156,8 @@ fn request_out(
         let host = call.target.authority.clone();
         parts.headers.insert(HOST, host);
     }
-    if call.by_address {
-        let address = HeaderValue::from_str(&call.to.to_string());
-        let address = address.map_err(|_| Refusal::Malformed("the address cannot be said"))?;
-        parts.headers.insert(ROUTE, address);
+    if let Some(route) = &call.route {
+        parts.headers.insert(ROUTE, route.clone());
     }
     *request.headers_mut() = parts.headers;
     if let Some(protocol) = parts.extensions.remove::<Protocol>() {
@@ -164,4 +180,27 @@ fn uri(target: &Target, kind: Kind, over_h2: bool) -> Result<Uri, Refusal> {
         target.for_h1()
     };
     uri.ok_or(Refusal::Malformed("the host cannot be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_by_the_name_of_its_service_else_by_the_address() {
+        let to = "10.96.0.7:8080".parse().unwrap();
+        let of = |service: Option<Carried>| {
+            let service = service.map(|protocol| Dependency {
+                host: "reviews.shop.svc.cluster.local".parse().unwrap(),
+                port: 8080.try_into().unwrap(),
+                protocol,
+            });
+            let route = route(to, service.as_ref()).unwrap();
+            route.map(|route| route.to_str().unwrap().to_owned())
+        };
+        let name = "reviews.shop.svc.cluster.local:8080";
+        assert_eq!(of(Some(Carried::Http)).unwrap(), name);
+        assert_eq!(of(None).unwrap(), "10.96.0.7:8080");
+        assert_eq!(of(Some(Carried::Tcp)), None);
+    }
 }

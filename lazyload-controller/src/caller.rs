@@ -80,6 +80,12 @@ pub fn caller(world: &World, identity: &str, pod: Option<&str>) -> Result<Worklo
     workload.ok_or_else(|| Unknown::Owner(format!("{namespace}/{pod}")))
 }
 
+/// The namespace of an identity of this mesh, whatever its pod.
+#[must_use]
+pub fn namespace_of<'a>(world: &World, identity: &'a str) -> Option<&'a str> {
+    parse(world, identity).map(|(namespace, _)| namespace)
+}
+
 /// Namespace and service account of an identity of this mesh.
 fn parse<'a>(world: &World, identity: &'a str) -> Option<(&'a str, &'a str)> {
     if identity.len() > MAX_IDENTITY {

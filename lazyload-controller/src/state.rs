@@ -17,6 +17,7 @@ use std::time::Duration;
 use dependency_graph::{
     Change, Dependency, Graph, Learned, Namespace, Observed, Record, Source, Timestamp, Workload,
 };
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -48,6 +49,8 @@ pub struct Synced {
 pub struct State {
     inner: Arc<Mutex<Inner>>,
     synced: Arc<watch::Sender<Synced>>,
+    /// The ranges of services' addresses.
+    cidrs: Arc<watch::Sender<Vec<IpNet>>>,
     metrics: Metrics,
 }
 
@@ -160,6 +163,7 @@ impl State {
         Self {
             inner: Arc::default(),
             synced: Arc::new(synced),
+            cidrs: Arc::default(),
             metrics,
         }
     }

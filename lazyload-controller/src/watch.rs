@@ -6,14 +6,19 @@
 #[cfg(test)]
 mod tests;
 
+use std::future::pending;
+
 use dependency_graph::api::WatchResponse;
 use dependency_graph::{Change, api, convert};
 use futures::{Stream, stream};
+use ipnet::IpNet;
 use mesh_runtime::drain::Drain;
 use prost::Message as _;
+use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
+use crate::calls::Mesh;
 use crate::state::{Scope, State, Watcher};
 
 /// Entries of one message at most.
@@ -24,6 +29,7 @@ const BYTES: usize = 1 << 20;
 struct Session {
     state: State,
     watcher: Watcher,
+    cidrs: Receiver<Vec<IpNet>>,
     snapshot_complete: bool,
     drain: Drain,
     until: Instant,
@@ -50,6 +56,7 @@ pub fn watch(
                     }
                     let watcher = state.watch_scope(scope);
                     Session {
+                        cidrs: state.service_cidrs(),
                         state,
                         watcher,
                         snapshot_complete: false,
@@ -77,6 +84,9 @@ impl Session {
             }
             self.snapshot_complete = self.watcher.snapshot.is_empty();
             response.snapshot_complete = self.snapshot_complete;
+            if self.snapshot_complete {
+                response.service_cidrs = self.service_cidrs();
+            }
             return Some(response);
         }
         while Instant::now() < self.until {
@@ -95,11 +105,43 @@ impl Session {
             }
             tokio::select! {
                 () = self.watcher.told().changed() => {}
+                // Its sender lives in the state.
+                Ok(()) = self.cidrs.changed() => {
+                    let service_cidrs = self.service_cidrs();
+                    return Some(WatchResponse { service_cidrs, ..WatchResponse::default() });
+                }
                 () = self.drain.started() => return None,
                 () = sleep_until(self.until) => return None,
             }
         }
         None
+    }
+}
+
+impl Session {
+    /// The ranges of services' addresses as they are now; later changes are told.
+    fn service_cidrs(&mut self) -> Vec<String> {
+        let cidrs = self.cidrs.borrow_and_update();
+        cidrs.iter().map(IpNet::to_string).collect()
+    }
+}
+
+/// Keeps what watchers are told of services' addresses as the mesh has it, for ever. `given`: where Kubernetes does not
+/// say, as the planner has it.
+pub async fn follow_service_cidrs(mut mesh: Mesh, given: Vec<IpNet>, state: State) {
+    if mesh.synced.wait_for(|synced| *synced).await.is_err() {
+        // Who watches is gone: nothing will be known.
+        return pending().await;
+    }
+    loop {
+        let mut cidrs = mesh.world.read().service_cidrs();
+        if cidrs.is_empty() {
+            cidrs.clone_from(&given);
+        }
+        state.set_service_cidrs(cidrs);
+        if mesh.changes.changed().await.is_err() {
+            return pending().await;
+        }
     }
 }
 

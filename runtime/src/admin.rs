@@ -156,7 +156,7 @@ impl Admin {
 
     fn ready(&self) -> Reply {
         let mut pending = self.readiness.pending();
-        if self.drain.is_draining() {
+        if self.drain.is_leaving() {
             pending.push("draining".into());
         }
         if pending.is_empty() {

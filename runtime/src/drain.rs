@@ -1,11 +1,11 @@
-//! How a process ends: it stops taking new work, gives what is under way a grace period, then ends.
+//! How a process ends: it says that it will, stops taking new work, gives what is under way a grace period, then ends.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep_until};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -18,6 +18,8 @@ pub struct Drain {
 #[derive(Debug)]
 struct Inner {
     grace: Duration,
+    delay: Duration,
+    leaving: CancellationToken,
     started: CancellationToken,
     started_at: OnceLock<Instant>,
     ended: CancellationToken,
@@ -27,8 +29,17 @@ impl Drain {
     /// A drain that leaves `grace` between its start and its end.
     #[must_use]
     pub fn new(grace: Duration) -> Self {
+        Self::delayed(Duration::ZERO, grace)
+    }
+
+    /// The same, that upon a signal leaves `delay` before its start: work still comes from whoever has not heard yet that
+    /// the process is not ready any more.
+    #[must_use]
+    pub fn delayed(delay: Duration, grace: Duration) -> Self {
         let inner = Inner {
             grace,
+            delay,
+            leaving: CancellationToken::new(),
             started: CancellationToken::new(),
             started_at: OnceLock::new(),
             ended: CancellationToken::new(),
@@ -40,8 +51,20 @@ impl Drain {
 
     /// Starts draining; the grace period counts from the first call.
     pub fn start(&self) {
+        self.leave();
         self.inner.started_at.get_or_init(Instant::now);
         self.inner.started.cancel();
+    }
+
+    /// Says that the process will end: it is not ready any more, and takes what still comes.
+    pub fn leave(&self) {
+        self.inner.leaving.cancel();
+    }
+
+    /// Whether the process will end.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.inner.leaving.is_cancelled()
     }
 
     /// Ends without waiting for the grace period.
@@ -74,7 +97,8 @@ impl Drain {
         }
     }
 
-    /// Installs handlers for SIGTERM and SIGINT. The future starts the drain at the first and ends it at the second.
+    /// Installs handlers for SIGTERM and SIGINT. At the first the future says that the process will end, and starts the
+    /// drain after the delay, if there is one; at the second it ends the drain.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
@@ -83,20 +107,39 @@ impl Drain {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let drain = self.clone();
         Ok(async move {
-            let mut next = async || {
-                tokio::select! {
-                    _ = term.recv() => "SIGTERM",
-                    _ = interrupt.recv() => "SIGINT",
-                }
+            let name = next(&mut term, &mut interrupt).await;
+            let (delay, grace) = (drain.inner.delay, drain.inner.grace);
+            info!(signal = name, ?delay, ?grace, "draining");
+            let second = drain.begin(next(&mut term, &mut interrupt)).await;
+            let name = match second {
+                Some(name) => name,
+                None => next(&mut term, &mut interrupt).await,
             };
-            let name = next().await;
-            info!(signal = name, grace = ?drain.inner.grace, "draining");
-            drain.start();
-            let name = next().await;
             warn!(signal = name, "second signal: ending at once");
             drain.end_now();
             Ok(())
         })
+    }
+
+    /// Says that the process will end, and starts the drain after the delay; at once, should `second` come, which is given.
+    async fn begin(&self, second: impl Future<Output = &'static str>) -> Option<&'static str> {
+        self.leave();
+        let mut came = None;
+        if !self.inner.delay.is_zero() {
+            tokio::select! {
+                () = sleep(self.inner.delay) => {}
+                name = second => came = Some(name),
+            }
+        }
+        self.start();
+        came
+    }
+}
+
+async fn next(term: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
     }
 }
 
@@ -118,6 +161,26 @@ mod tests {
             took >= Duration::from_secs(10) && took < Duration::from_secs(11),
             "{took:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_said_before_it_starts() {
+        let drain = Drain::delayed(Duration::from_secs(5), Duration::from_secs(10));
+        let begin = Instant::now();
+        let watching = async {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            assert!(drain.is_leaving() && !drain.is_draining());
+            drain.started().await;
+            assert_eq!(begin.elapsed().as_secs(), 5);
+            drain.ended().await;
+            assert_eq!(begin.elapsed().as_secs(), 15);
+        };
+        let (second, ()) = tokio::join!(drain.begin(std::future::pending()), watching);
+        assert_eq!(second, None);
+        // A second signal is not kept waiting.
+        let drain = Drain::delayed(Duration::from_secs(5), Duration::from_secs(10));
+        let second = drain.begin(std::future::ready("SIGTERM")).await;
+        assert!(second == Some("SIGTERM") && drain.is_draining());
     }
 
     #[tokio::test(start_paused = true)]

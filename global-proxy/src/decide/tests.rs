@@ -41,6 +41,7 @@ struct Case {
     answer: Answer,
     waited: Duration,
     controller_up: bool,
+    serves: bool,
     sayable: bool,
 }
 
@@ -56,6 +57,7 @@ impl Case {
             },
             waited: Duration::ZERO,
             controller_up: true,
+            serves: true,
             sayable: true,
         }
     }
@@ -74,6 +76,7 @@ impl Case {
             answer: self.answer,
             waited: self.waited,
             controller_up: self.controller_up,
+            serves: self.serves,
             sayable: self.sayable,
         };
         step(&now, &SETTINGS)
@@ -113,12 +116,14 @@ fn not_redirectable(case: &Case) -> Vec<(&'static str, Case)> {
         }),
         one("open after the wait", |c| {
             c.body = BodySeen::Open { bytes: 1 };
-            c.waited = Duration::from_millis(100);
+            c.waited = SETTINGS.hold;
         }),
         one("tries used up", |c| c.incoming.tries = 6),
         one("tries unreadable", |c| c.incoming.tries = u8::MAX),
-        one("refused", |c| c.answer = Answer::Refused),
-        one("unknown caller", |c| c.answer = Answer::UnknownCaller),
+        one("refused", |c| c.answer = Answer::Refused { service: true }),
+        one("unknown caller", |c| {
+            c.answer = Answer::UnknownCaller { service: true };
+        }),
         one("controller away", |c| {
             c.answer = Answer::Unheard;
             c.controller_up = false;
@@ -154,7 +159,104 @@ fn relay_only_relays_at_once() {
         assert_eq!(case.step(), relay, "{name}");
     }
     let unheard = case.with(|c| c.answer = Answer::Unheard);
-    assert_eq!(unheard.step(), relay);
+    assert_eq!(unheard.step(), Step::AwaitAnswer(CONTROLLER_AWAY));
+    let silent = unheard.with(|c| c.waited = CONTROLLER_AWAY);
+    assert_eq!(silent.step(), relay);
+    // Without a controller nobody is waited for.
+    let alone = silent.with(|c| c.waited = Duration::MAX);
+    assert_eq!(alone.step(), relay);
+}
+
+/// Every way to be carried.
+fn carried_otherwise(case: &Case) -> Vec<(&'static str, Case)> {
+    let cases = not_redirectable(case).into_iter();
+    let of_policy = [
+        "refused",
+        "unknown caller",
+        "controller away",
+        "held too long",
+    ];
+    cases
+        .filter(|(name, _)| !of_policy.contains(name))
+        .collect()
+}
+
+#[test]
+fn what_is_no_service_is_never_carried() {
+    for policy in [Policy::PreferRedirect, Policy::RelayOnly] {
+        for (name, case) in carried_otherwise(&Case::new(policy)) {
+            for answer in [
+                Answer::UnknownName,
+                Answer::Refused { service: false },
+                Answer::UnknownCaller { service: false },
+            ] {
+                let step = case.clone().with(|c| c.answer = answer).step();
+                let refused = matches!(&step, Step::Refuse(why) if why.reason() == "no_service");
+                // A body may still come.
+                let reads = matches!(step, Step::ReadBody(_)) && answer == Answer::UnknownName;
+                assert!(refused || reads, "{name} {answer:?}: {step:?}");
+            }
+            for answer in [
+                Answer::Pending,
+                Answer::Refused { service: true },
+                Answer::UnknownCaller { service: true },
+            ] {
+                let step = case.clone().with(|c| c.answer = answer).step();
+                assert!(
+                    matches!(step, Step::Relay(_)),
+                    "{name} {answer:?}: {step:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn without_an_answer_only_what_has_an_address_of_services_is_carried() {
+    for policy in [Policy::PreferRedirect, Policy::RelayOnly] {
+        let direct = Case::new(policy).with(|c| {
+            c.incoming.path = Path::Direct;
+            c.answer = Answer::Unheard;
+            c.waited = Duration::from_millis(50);
+        });
+        let left = Duration::from_millis(150);
+        for serves in [true, false] {
+            let early = direct.clone().with(|c| c.serves = serves);
+            assert_eq!(early.step(), Step::AwaitAnswer(left));
+            let step = early.with(|c| c.waited = CONTROLLER_AWAY).step();
+            match step {
+                Step::Relay(_) => assert!(serves),
+                Step::Refuse(why) => {
+                    assert_eq!((why.status().as_u16(), serves), (502, false));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_may_come_before_the_watch_knows_the_namespace() {
+    let unknown = prefer().with(|c| {
+        c.policy = None;
+        c.answer = Answer::Unheard;
+    });
+    assert_eq!(unknown.step(), Step::AwaitAnswer(CONTROLLER_AWAY));
+    let refused = Step::Refuse(Refusal::PolicyUnknown("shop".into()));
+    let late = unknown.clone().with(|c| c.waited = CONTROLLER_AWAY);
+    let away = unknown.with(|c| c.controller_up = false);
+    for case in [late, away] {
+        assert_eq!(case.step(), refused);
+    }
+}
+
+#[test]
+fn redirect_only_waits_longer_for_a_body() {
+    let open = only().with(|c| {
+        c.body = BodySeen::Open { bytes: 1 };
+        c.waited = Duration::from_millis(300);
+    });
+    assert_eq!(open.step(), Step::ReadBody(Duration::from_millis(1700)));
 }
 
 #[test]
@@ -237,8 +339,8 @@ fn only_a_connection_of_no_route_sticks_once_the_sidecar_is_taken() {
         Answer::Unheard,
         Answer::Pending,
         Answer::UnknownName,
-        Answer::UnknownCaller,
-        Answer::Refused,
+        Answer::UnknownCaller { service: true },
+        Answer::Refused { service: true },
     ] {
         assert!(!sticks(Path::Direct, answer));
     }
@@ -258,7 +360,7 @@ fn redirect_only_refuses_the_rest_and_says_why() {
 
 #[test]
 fn an_unknown_name_goes_where_plain_istio_sends_it() {
-    for case in [prefer(), only()] {
+    for case in [prefer(), only(), Case::new(Policy::RelayOnly)] {
         let unknown = case.with(|c| c.answer = Answer::UnknownName);
         assert_eq!(unknown.step(), Step::Plain);
     }
@@ -268,8 +370,11 @@ fn an_unknown_name_goes_where_plain_istio_sends_it() {
             c.shape.kind = Kind::Upgrade;
         })
     };
-    assert_eq!(unknown(prefer()).step(), Step::Relay(Why::Upgrade));
-    assert!(matches!(unknown(only()).step(), Step::Refuse(_)));
+    for case in [prefer(), only(), Case::new(Policy::RelayOnly)] {
+        let refused = unknown(case).step();
+        let right = matches!(&refused, Step::Refuse(why) if why.reason() == "no_service");
+        assert!(right, "{refused:?}");
+    }
 }
 
 fn any_case() -> impl Strategy<Value = Case> {
@@ -297,8 +402,8 @@ fn any_case() -> impl Strategy<Value = Case> {
         Just(Answer::Unheard),
         Just(Answer::Pending),
         Just(Answer::UnknownName),
-        Just(Answer::Refused),
-        Just(Answer::UnknownCaller),
+        any::<bool>().prop_map(|service| Answer::Refused { service }),
+        any::<bool>().prop_map(|service| Answer::UnknownCaller { service }),
         (0u64..500).prop_map(|ms| Answer::Written {
             age: Duration::from_millis(ms)
         }),
@@ -316,6 +421,7 @@ fn any_case() -> impl Strategy<Value = Case> {
             answer,
             waited: Duration::ZERO,
             controller_up: up,
+            serves: answer != Answer::Pending,
             sayable,
         },
     )
@@ -326,13 +432,21 @@ proptest! {
     #[test]
     fn it_ends_and_keeps_its_word(mut case in any_case(), completes: bool, answers: u8) {
         let mut answers = answers;
-        for waits in 0..=5 {
+        for waits in 0..=6 {
             let step = case.step();
             prop_assert!(
                 !(case.policy == Some(Policy::RedirectOnly) && matches!(step, Step::Relay(_))),
                 "redirect-only relays"
             );
-            prop_assert!(case.policy.is_some() || matches!(step, Step::Refuse(_)));
+            let waits_for_word = matches!(step, Step::AwaitAnswer(_));
+            prop_assert!(case.policy.is_some() || waits_for_word || matches!(step, Step::Refuse(_)));
+            let no_service = matches!(
+                case.answer,
+                Answer::UnknownName
+                    | Answer::Refused { service: false }
+                    | Answer::UnknownCaller { service: false }
+            );
+            prop_assert!(!(no_service && matches!(step, Step::Relay(_))), "carries what is none");
             match step {
                 Step::ReadBody(at_most) => {
                     case.waited += at_most;
@@ -360,7 +474,7 @@ proptest! {
                 }
                 Step::Plain | Step::Relay(_) | Step::Refuse(_) => return Ok(()),
             }
-            prop_assert!(waits < 5, "does not end");
+            prop_assert!(waits < 6, "does not end");
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use dependency_graph::api;
+use prost::Message as _;
 
 use super::Call;
 use super::heard::{Heard, Told};
@@ -17,6 +18,9 @@ pub(super) const MOST: usize = 50_000;
 pub(super) const MOST_OF_ONE: usize = 10_000;
 /// How many calls go in one batch (the graph API takes no more).
 pub(super) const BATCH: usize = 1000;
+/// How many bytes go in one batch. The controller takes no message beyond 4 MiB, and ends the stream for one: what is in
+/// it would be sent again on each next stream, and nothing else would ever get through.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// How long more is expected to be said of a call that need not be sent again.
 const LINGER: Duration = Duration::from_secs(30);
@@ -92,13 +96,19 @@ impl Book {
 
     /// The next batch to send; `None` when all is sent.
     pub(super) fn batch(&mut self) -> Option<Vec<api::Call>> {
-        let mut batch = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < BATCH
             && let Some(id) = self.unsent.pop_front()
         {
             if let Some(entry) = self.entries.get_mut(&id) {
+                let call = message(id, entry);
+                bytes += call.encoded_len();
+                if bytes > BATCH_BYTES && !batch.is_empty() {
+                    self.unsent.push_front(id);
+                    break;
+                }
                 entry.stage = Stage::Sent;
-                batch.push(message(id, entry));
+                batch.push(call);
             }
         }
         (!batch.is_empty()).then_some(batch)

@@ -5,8 +5,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dependency_graph::Dependency;
 use dependency_graph::api::CallAnswer;
+use dependency_graph::api::FallbackPolicy;
 use dependency_graph::api::call_answer::State;
+use dependency_graph::fallback::Policy;
 use tokio::sync::watch;
 
 use crate::decide::Answer;
@@ -31,6 +34,9 @@ struct Said {
     /// For [`State::Written`]: how long ago that was when it was said.
     age: Duration,
     reason: Option<Arc<str>>,
+    /// What it is for, if that is a service of the mesh.
+    service: Option<Arc<Dependency>>,
+    policy: Option<Policy>,
     at: Instant,
 }
 
@@ -44,9 +50,23 @@ impl Heard {
                 state,
                 age: Duration::from_millis(answer.written_ms_ago.into()),
                 reason: (!reason.is_empty()).then(|| reason.into()),
+                service: service(answer).map(Arc::new),
+                policy: policy(answer),
                 at: now,
             }))
         })
+    }
+
+    /// What is said of what no service can be called, without asking.
+    pub(super) fn unknown_name(now: Instant) -> Self {
+        Self(Some(Said {
+            state: State::UnknownName,
+            age: Duration::ZERO,
+            reason: None,
+            service: None,
+            policy: None,
+            at: now,
+        }))
     }
 
     /// As it is at this moment.
@@ -61,8 +81,12 @@ impl Heard {
                 age: said.age + now.saturating_duration_since(said.at),
             },
             State::UnknownName => Answer::UnknownName,
-            State::UnknownCaller => Answer::UnknownCaller,
-            State::Refused => Answer::Refused,
+            State::UnknownCaller => Answer::UnknownCaller {
+                service: said.service.is_some(),
+            },
+            State::Refused => Answer::Refused {
+                service: said.service.is_some(),
+            },
         }
     }
 
@@ -87,6 +111,16 @@ impl Heard {
         self.0.as_ref()?.reason.clone()
     }
 
+    /// The service that the call is for.
+    pub(super) fn service(&self) -> Option<Arc<Dependency>> {
+        self.0.as_ref()?.service.clone()
+    }
+
+    /// What the caller's namespace allows.
+    pub(super) fn policy(&self) -> Option<Policy> {
+        self.0.as_ref()?.policy
+    }
+
     /// For metrics.
     pub(super) fn state(&self) -> State {
         self.0
@@ -95,11 +129,30 @@ impl Heard {
     }
 }
 
+/// The service that an answer names; none, if it cannot be read.
+fn service(answer: &CallAnswer) -> Option<Dependency> {
+    answer.resolved.clone()?.try_into().ok()
+}
+
+/// The policy that an answer says. One that this version does not know may not be taken for a weaker one.
+fn policy(answer: &CallAnswer) -> Option<Policy> {
+    match FallbackPolicy::try_from(answer.policy) {
+        Ok(FallbackPolicy::Unspecified) => None,
+        Ok(FallbackPolicy::PreferRedirect) => Some(Policy::PreferRedirect),
+        Ok(FallbackPolicy::RelayOnly) => Some(Policy::RelayOnly),
+        Ok(FallbackPolicy::RedirectOnly) | Err(_) => Some(Policy::RedirectOnly),
+    }
+}
+
 /// Where what is said of a call is heard by all who wait for it.
 #[derive(Debug, Default)]
 pub(super) struct Told(watch::Sender<Heard>);
 
 impl Told {
+    pub(super) fn of(heard: Heard) -> Self {
+        Self(watch::Sender::new(heard))
+    }
+
     pub(super) fn say(&self, heard: Heard) {
         self.0.send_replace(heard);
     }
@@ -126,6 +179,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dependency_graph::api;
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -186,6 +240,40 @@ mod tests {
         let nothing = Heard::default();
         assert!(nothing.is_fresh(now) && !nothing.is_settled());
         assert_eq!(nothing.answer(now), Answer::Unheard);
+    }
+
+    #[test]
+    fn a_service_and_a_policy_go_with_it() {
+        let now = Instant::now();
+        let resolved = |port| {
+            Some(api::Dependency {
+                host: "reviews.shop.svc.cluster.local".into(),
+                port,
+                protocol: api::Protocol::Http.into(),
+            })
+        };
+        let with = |resolved, policy| {
+            let answer = CallAnswer {
+                state: State::Refused.into(),
+                resolved,
+                policy,
+                ..Default::default()
+            };
+            let heard = Heard::of(&answer, now).unwrap();
+            (heard.answer(now), heard.service(), heard.policy())
+        };
+        let (answer, service, policy) = with(resolved(80), FallbackPolicy::RelayOnly.into());
+        assert_eq!(answer, Answer::Refused { service: true });
+        let name = "reviews.shop.svc.cluster.local:80/HTTP";
+        assert_eq!(service.unwrap().to_string(), name);
+        assert_eq!(policy, Some(Policy::RelayOnly));
+        // One that cannot be read is none.
+        for none in [None, resolved(0), resolved(70_000)] {
+            let (answer, service, policy) = with(none, 0);
+            assert_eq!(answer, Answer::Refused { service: false });
+            assert_eq!((service, policy), (None, None));
+        }
+        assert_eq!(with(None, 99).2, Some(Policy::RedirectOnly));
     }
 
     #[test]

@@ -1,15 +1,13 @@
-//! What each namespace allows, as the controller says.
+//! What each namespace allows, and where services are, as the controller says.
 //!
 //! Pure. It never takes a namespace for one that may be relayed unless the controller has said all it knows.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use dependency_graph::api::{FallbackPolicy, Mode, NamespaceMode, WatchResponse};
 use dependency_graph::fallback::Policy;
-
-/// How many namespaces are remembered that the controller did not name. Callers' certificates name them, so there are
-/// no more than the mesh has.
-const MOST_UNLISTED: usize = 10_000;
+use ipnet::IpNet;
 
 /// `None`: a policy that this version does not know, which may not be taken for a weaker one.
 type Known = HashMap<String, Option<Policy>>;
@@ -21,7 +19,8 @@ pub(super) struct Policies {
     /// A state that is still coming in, after a new watch began.
     coming: Option<Known>,
     connected: bool,
-    unlisted: usize,
+    /// The ranges of services' addresses.
+    cidrs: Vec<IpNet>,
 }
 
 /// What is known of a namespace.
@@ -42,6 +41,10 @@ impl Policies {
     /// Takes in an update. Entries that are not understood are named; nothing is done for them.
     pub(super) fn apply(&mut self, update: WatchResponse) -> Vec<String> {
         let mut skipped = Vec::new();
+        let whole = update.snapshot_complete && self.coming.is_some();
+        if whole || !update.service_cidrs.is_empty() {
+            self.cidrs = ranges(&update.service_cidrs, &mut skipped);
+        }
         if let Some(target) = self.coming.as_mut().or(self.known.as_mut()) {
             for namespace in update.namespaces {
                 take_in(target, namespace, &mut skipped);
@@ -51,7 +54,6 @@ impl Policies {
             && let Some(coming) = self.coming.take()
         {
             self.known = Some(coming);
-            self.unlisted = 0;
         }
         skipped
     }
@@ -73,20 +75,33 @@ impl Policies {
         }
     }
 
-    /// Gives a namespace that the controller has no word of the default, and remembers it for when it is away.
-    pub(super) fn assume(&mut self, namespace: &str) -> Option<Policy> {
-        match (self.of(namespace), &mut self.known) {
-            (Said::Known(policy), _) => policy,
-            (Said::Unlisted, Some(known)) => {
-                if self.unlisted < MOST_UNLISTED {
-                    known.insert(namespace.to_owned(), Some(Policy::default()));
-                    self.unlisted += 1;
-                }
-                Some(Policy::default())
-            }
-            (Said::Unlisted, None) => None,
+    /// What a namespace allows, if that is known. One that the controller has no word of has the default, and only for as
+    /// long as the controller is there.
+    pub(super) fn policy(&self, namespace: &str) -> Option<Policy> {
+        match self.of(namespace) {
+            Said::Known(policy) => policy,
+            Said::Unlisted => Some(Policy::default()),
         }
     }
+
+    /// Whether an address is one that services have. While no range is known, none is.
+    pub(super) fn serves(&self, address: IpAddr) -> bool {
+        self.cidrs.iter().any(|cidr| cidr.contains(&address))
+    }
+}
+
+/// How many ranges are kept: more than any cluster has.
+const MOST_RANGES: usize = 1000;
+
+fn ranges(texts: &[String], skipped: &mut Vec<String>) -> Vec<IpNet> {
+    let mut ranges = Vec::new();
+    for text in texts.iter().take(MOST_RANGES) {
+        match text.parse() {
+            Ok(range) => ranges.push(range),
+            Err(_) => skipped.push(format!("service range {text:?}")),
+        }
+    }
+    ranges
 }
 
 fn take_in(known: &mut Known, namespace: NamespaceMode, skipped: &mut Vec<String>) {
@@ -143,7 +158,7 @@ mod tests {
         let shop = namespace("shop", Mode::Sidecar, FallbackPolicy::RelayOnly);
         policies.apply(update(vec![shop], false));
         assert_eq!(policies.of("shop"), Said::Known(None));
-        assert_eq!(policies.assume("shop"), None);
+        assert_eq!(policies.policy("shop"), None);
         policies.apply(update(vec![], true));
         assert_eq!(policies.of("shop"), Said::Known(Some(Policy::RelayOnly)));
     }
@@ -152,18 +167,16 @@ mod tests {
     fn what_was_known_stays_when_the_controller_goes_away() {
         let shop = namespace("shop", Mode::Sidecar, FallbackPolicy::RedirectOnly);
         let mut policies = known(vec![shop]);
-        assert_eq!(policies.assume("unlisted"), Some(Policy::PreferRedirect));
+        assert_eq!(policies.policy("unlisted"), Some(Policy::PreferRedirect));
         policies.connected(false);
         policies.begin();
         assert_eq!(policies.of("shop"), Said::Known(Some(Policy::RedirectOnly)));
-        let unlisted = policies.of("unlisted");
-        assert_eq!(unlisted, Said::Known(Some(Policy::PreferRedirect)));
-        // One that nobody asked for may be new.
-        assert_eq!(policies.of("other"), Said::Known(None));
+        // It may be redirect-only by now.
+        assert_eq!(policies.policy("unlisted"), None);
         // And a new state replaces all of it.
         policies.apply(update(vec![], true));
         policies.connected(true);
-        for name in ["shop", "unlisted", "other"] {
+        for name in ["shop", "unlisted"] {
             assert_eq!(policies.of(name), Said::Unlisted);
         }
     }
@@ -171,7 +184,7 @@ mod tests {
     #[test]
     fn changes_are_taken_in() {
         let mut policies = known(vec![]);
-        assert_eq!(policies.assume("shop"), Some(Policy::PreferRedirect));
+        assert_eq!(policies.policy("shop"), Some(Policy::PreferRedirect));
         let mut say = |mode, fallback| {
             policies.apply(update(vec![namespace("shop", mode, fallback)], false));
             policies.of("shop")
@@ -201,13 +214,30 @@ mod tests {
     }
 
     #[test]
-    fn unlisted_names_are_bounded() {
-        let mut policies = known(vec![]);
-        for i in 0..=MOST_UNLISTED {
-            let assumed = policies.assume(&format!("n{i}"));
-            assert_eq!(assumed, Some(Policy::PreferRedirect));
-        }
-        assert_eq!(policies.unlisted, MOST_UNLISTED);
-        assert_eq!(policies.of(&format!("n{MOST_UNLISTED}")), Said::Unlisted);
+    fn services_are_where_the_controller_says() {
+        let ranges = |texts: &[&str], complete| WatchResponse {
+            service_cidrs: texts.iter().map(|text| (*text).to_owned()).collect(),
+            snapshot_complete: complete,
+            ..Default::default()
+        };
+        let mut policies = Policies::default();
+        let serves = |policies: &Policies| {
+            ["10.96.0.7", "10.97.0.7", "fd00::7"].map(|ip| policies.serves(ip.parse().unwrap()))
+        };
+        assert_eq!(serves(&policies), [false; 3]);
+        policies.begin();
+        let skipped = policies.apply(ranges(&["10.96.0.0/16", "ten", "fd00::/112"], true));
+        assert_eq!(skipped, ["service range \"ten\""]);
+        assert_eq!(serves(&policies), [true, false, true]);
+        // Nothing said of them: they are as before, also while nobody is there.
+        policies.apply(update(vec![], false));
+        policies.connected(false);
+        policies.begin();
+        assert_eq!(serves(&policies), [true, false, true]);
+        policies.apply(ranges(&["10.97.0.0/16"], false));
+        assert_eq!(serves(&policies), [false, true, false]);
+        // A state without any is one of a mesh without any.
+        policies.apply(update(vec![], true));
+        assert_eq!(serves(&policies), [false; 3]);
     }
 }

@@ -212,13 +212,14 @@ async fn connect(
         .map_err(|error| no_answer(to, &error))?;
     let counted = Counted::new(&metrics.upstream_connections);
     let used = Rc::new(Used::new());
-    used.most.set(connection.current_max_send_streams());
+    let most = |now: usize| now.min(limits::STREAMS as usize);
+    used.most.set(most(connection.current_max_send_streams()));
     let told = used.clone();
     spawn_local(async move {
         let _counted = counted;
         let ended = poll_fn(|cx| {
             let ended = Pin::new(&mut connection).poll(cx);
-            told.most.set(connection.current_max_send_streams());
+            told.most.set(most(connection.current_max_send_streams()));
             let extended = connection.is_extended_connect_protocol_enabled();
             if extended && !told.extended.replace(true) {
                 told.settings.notify_waiters();

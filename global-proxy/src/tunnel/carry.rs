@@ -1,8 +1,9 @@
-//! One tunnel: who speaks in it first, and what, decides what becomes of it.
+//! One tunnel: who speaks in it first, and what, and what it leads to, decides what becomes of it.
 //!
-//! The server is dialled at once, and the caller's first bytes are looked at meanwhile: a server that speaks first is
-//! not kept waiting for bytes that a caller will not send, and a caller that speaks first is told apart by what it says.
-//! When that is HTTP, the connection was for nothing and is closed: requests go by the pool, each with its own answer.
+//! Nobody is dialled before the controller has said that it is a service. Then a server is dialled that may speak first,
+//! and the caller's first bytes are looked at meanwhile: such a server is not kept waiting for bytes that a caller will not
+//! send, and a caller that speaks first is told apart by what it says. When that is HTTP, the connection was for nothing
+//! and is closed: requests go by the pool, each with its own answer.
 
 use std::io;
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::decide::{Situation, Step, barred, step};
+use super::decide::{Heard, Situation, Step, Word, barred, step, word};
 use super::end::End;
 use super::origin::Origin;
 use super::pump::pump;
@@ -24,6 +25,8 @@ use super::record::{Outcome, Record};
 use super::sniff::sniff;
 use crate::accepted::breaks_on_close;
 use crate::dial::dial;
+use crate::graph::Ticket;
+use crate::incoming::Incoming;
 use crate::metrics::Counted;
 use crate::refuse::Refusal;
 use crate::serve;
@@ -51,7 +54,12 @@ type Dial = Pin<Box<dyn Future<Output = Result<TcpStream, Refusal>>>>;
 struct Opening {
     first: BytesMut,
     ended: bool,
-    barred: Option<Refusal>,
+    asked: Option<Protocol>,
+    asked_at: Instant,
+    /// None without a controller.
+    ticket: Option<Ticket>,
+    /// The server cannot be had.
+    failed: Option<Refusal>,
     dial: Option<Dial>,
     server: Option<Server>,
     server_first: bool,
@@ -65,19 +73,15 @@ pub(super) async fn carry<E: End>(
     origin: Rc<Origin>,
     record: Record,
 ) {
-    let mut opening = Opening::new(&worker, &origin);
+    let mut opening = Opening::new(&worker);
     let idle = worker.settings.tunnel_idle;
     let decided = tokio::select! {
-        decided = opening.decided(&worker, &mut caller) => decided,
+        decided = opening.decided(&worker, &origin, &mut caller) => decided,
         () = sleep(idle) => return broken(&mut caller, &record, Outcome::Idle),
     };
     let Ok(decided) = decided else {
         return broken(&mut caller, &record, Outcome::CallerCut);
     };
-    if !matches!(decided, Step::Http(_)) {
-        // It is told whatever becomes of it, so that the next one goes direct. Requests are told one by one, as all are.
-        let _ = worker.report(origin.came(), b"", Protocol::Tcp);
-    }
     caller.put_back(opening.first.split().freeze());
     match decided {
         Step::Http(spoken) => {
@@ -91,13 +95,15 @@ pub(super) async fn carry<E: End>(
             record.refused(&refusal);
             caller.reset();
         }
-        Step::Relay | Step::Wait(_) => match opening.connected(&worker).await {
-            Ok(server) => relay(&mut caller, server, &record, idle).await,
-            Err(refusal) => {
-                record.refused(&refusal);
-                caller.reset();
+        Step::Relay | Step::Ask(_) | Step::Dial | Step::Wait(_) => {
+            match opening.connected(&worker, &origin).await {
+                Ok(server) => relay(&mut caller, server, &record, idle).await,
+                Err(refusal) => {
+                    record.refused(&refusal);
+                    caller.reset();
+                }
             }
-        },
+        }
     }
 }
 
@@ -120,35 +126,59 @@ fn broken<E: End>(caller: &mut E, record: &Record, outcome: Outcome) {
 }
 
 impl Opening {
-    fn new(worker: &Worker, origin: &Origin) -> Self {
-        let came = origin.came();
-        let namespace = came.caller.spiffe.namespace();
-        let barred = barred(worker.policy(namespace), namespace);
-        let dialing = || -> Dial { Box::pin(dial(came.original, worker.settings.connect_timeout)) };
+    fn new(worker: &Worker) -> Self {
+        let now = Instant::now();
         Self {
             first: BytesMut::new(),
             ended: false,
-            dial: barred.is_none().then(dialing),
-            barred,
+            // Without a controller there is nobody to ask.
+            asked: worker.graph.is_none().then_some(Protocol::Tcp),
+            asked_at: now,
+            ticket: None,
+            failed: None,
+            dial: None,
             server: None,
             server_first: false,
-            since: Instant::now(),
+            since: now,
         }
     }
 
     /// What becomes of it.
-    async fn decided<E: End>(&mut self, worker: &Worker, caller: &mut E) -> io::Result<Step> {
+    async fn decided<E: End>(
+        &mut self,
+        worker: &Worker,
+        origin: &Origin,
+        caller: &mut E,
+    ) -> io::Result<Step> {
+        let mut was_barred = false;
         loop {
+            let word = self.word(worker, origin.came());
+            let barred = matches!(word, Word::Barred(_));
+            if barred && !was_barred && self.first.is_empty() {
+                self.since = Instant::now();
+            }
+            was_barred = barred;
             let next = step(&Situation {
-                barred: self.barred.as_ref(),
+                asked: self.asked,
+                word: &word,
                 sniffed: sniff(&self.first),
                 begun: !self.first.is_empty(),
                 ended: self.ended,
+                dialled: self.dial.is_some() || self.server.is_some(),
                 server_first: self.server_first,
                 waited: self.since.elapsed(),
             });
-            let Step::Wait(limit) = next else {
-                return Ok(next);
+            let limit = match next {
+                Step::Ask(protocol) => {
+                    self.ask(worker, origin.came(), protocol);
+                    continue;
+                }
+                Step::Dial => {
+                    self.dial = Some(dialing(worker, origin));
+                    continue;
+                }
+                Step::Wait(limit) => limit,
+                decided => return Ok(decided),
             };
             // The caller's word first: a server that speaks at once, as one of HTTP/2 may, does not hide it.
             tokio::select! {
@@ -156,9 +186,37 @@ impl Opening {
                 read = caller.read_buf(&mut self.first), if !self.ended => self.heard(read?),
                 dialed = connected(&mut self.dial) => self.dialed(dialed, worker),
                 () = spoken(self.server.as_ref()) => self.server_first = true,
+                () = told(self.ticket.as_mut()) => {}
                 () = sleep(limit.unwrap_or_default()), if limit.is_some() => {}
             }
         }
+    }
+
+    /// It is told whatever becomes of it, so that the next one goes direct. Requests in it are told one by one besides.
+    fn ask(&mut self, worker: &Worker, came: &Incoming, protocol: Protocol) {
+        self.asked = Some(protocol);
+        self.asked_at = Instant::now();
+        self.ticket = worker.report(came, b"", protocol);
+    }
+
+    fn word(&mut self, worker: &Worker, came: &Incoming) -> Word {
+        if let Some(refusal) = &self.failed {
+            return Word::Barred(refusal.clone());
+        }
+        let namespace = came.caller.spiffe.namespace();
+        let policy = worker.policy(namespace);
+        let Some(ticket) = &mut self.ticket else {
+            let barred = barred(policy, namespace);
+            return barred.map_or(Word::Carried(None), Word::Barred);
+        };
+        let heard = Heard {
+            answer: ticket.answer(),
+            protocol: ticket.service().map(|service| service.protocol),
+            policy: ticket.policy().or(policy),
+            serves: ticket.serves(came.original.ip()),
+            waited: self.asked_at.elapsed(),
+        };
+        word(&heard, came)
     }
 
     fn heard(&mut self, read: usize) {
@@ -174,17 +232,33 @@ impl Opening {
         match dialed {
             Ok(stream) => self.server = Some(Server::new(stream, worker)),
             Err(refusal) => {
-                self.barred = Some(refusal);
+                self.failed = Some(refusal);
                 self.since = Instant::now();
             }
         }
     }
 
-    async fn connected(&mut self, worker: &Worker) -> Result<Server, Refusal> {
-        match self.server.take() {
-            Some(server) => Ok(server),
-            None => Ok(Server::new(connected(&mut self.dial).await?, worker)),
+    async fn connected(&mut self, worker: &Worker, origin: &Origin) -> Result<Server, Refusal> {
+        if let Some(server) = self.server.take() {
+            return Ok(server);
         }
+        let dial = self.dial.take().unwrap_or_else(|| dialing(worker, origin));
+        Ok(Server::new(dial.await?, worker))
+    }
+}
+
+fn dialing(worker: &Worker, origin: &Origin) -> Dial {
+    Box::pin(dial(
+        origin.came().original,
+        worker.settings.connect_timeout,
+    ))
+}
+
+/// Returns once the controller has said something else; never, if there is none.
+async fn told(ticket: Option<&mut Ticket>) {
+    match ticket {
+        Some(ticket) => ticket.changed().await,
+        None => std::future::pending().await,
     }
 }
 

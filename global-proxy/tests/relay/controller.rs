@@ -7,7 +7,7 @@ use std::time::Duration;
 use dependency_graph::api::call_answer::State;
 use dependency_graph::api::dependency_graph_server::{DependencyGraph, DependencyGraphServer};
 use dependency_graph::api::{
-    Call, CallAnswer, CallsRequest, CallsResponse, FallbackPolicy, Mode, NamespaceMode,
+    Call, CallAnswer, CallsRequest, CallsResponse, Dependency, FallbackPolicy, Mode, NamespaceMode,
     ReportRequest, ReportResponse, WatchRequest, WatchResponse,
 };
 use mesh_runtime::drain::Drain;
@@ -39,6 +39,8 @@ pub(crate) struct Controller {
 #[derive(Clone)]
 struct Service {
     namespaces: Arc<Mutex<Vec<NamespaceMode>>>,
+    /// Where services are: on loopback.
+    ranges: Arc<Mutex<Vec<String>>>,
     answering: Answering,
     seen: Arc<Seen>,
 }
@@ -52,14 +54,24 @@ pub(crate) fn shop(fallback: FallbackPolicy) -> NamespaceMode {
     }
 }
 
-/// An answer that is the last.
+/// An answer that is the last. What is called is a service, of the protocol of the call, unless no name is known.
 pub(crate) fn answer(call: &Call, state: State) -> CallAnswer {
     CallAnswer {
         id: call.id,
         state: state.into(),
         done: true,
         written_ms_ago: 10_000,
-        reason: String::new(),
+        resolved: (state != State::UnknownName).then(|| service(call.protocol)),
+        ..Default::default()
+    }
+}
+
+/// A service whose port is carried as this protocol.
+pub(crate) fn service(protocol: i32) -> Dependency {
+    Dependency {
+        host: "server.shop.svc.cluster.local".into(),
+        port: 80,
+        protocol,
     }
 }
 
@@ -71,6 +83,7 @@ impl Controller {
     ) -> Self {
         let service = Service {
             namespaces: Arc::new(Mutex::new(vec![shop(policy)])),
+            ranges: Arc::new(Mutex::new(vec!["127.0.0.0/8".into()])),
             answering: Arc::new(answering),
             seen: Arc::default(),
         };
@@ -150,6 +163,20 @@ impl Controller {
         }
     }
 
+    /// Says that services are elsewhere from now on.
+    pub(crate) async fn ranges(&self, ranges: &[&str]) {
+        let ranges: Vec<String> = ranges.iter().map(|range| (*range).to_owned()).collect();
+        self.service.ranges.lock().clone_from(&ranges);
+        let open = self.service.seen.watches.lock().clone();
+        for stream in open {
+            let update = WatchResponse {
+                service_cidrs: ranges.clone(),
+                ..Default::default()
+            };
+            let _ = stream.send(Ok(update)).await;
+        }
+    }
+
     /// Says that a namespace is otherwise now.
     pub(crate) async fn change(&self, namespace: NamespaceMode) {
         let open = self.service.seen.watches.lock().clone();
@@ -185,6 +212,7 @@ impl DependencyGraph for Service {
         let state = WatchResponse {
             namespaces: self.namespaces.lock().clone(),
             snapshot_complete: true,
+            service_cidrs: self.ranges.lock().clone(),
             ..Default::default()
         };
         let sent = updates.send(Ok(state)).await;

@@ -97,6 +97,33 @@ async fn many_calls_go_in_batches_of_what_the_controller_takes() {
 }
 
 #[tokio::test]
+async fn a_host_that_is_too_long_for_any_service_is_not_told() {
+    let controller = Controller::saying(PreferRedirect, State::Written).await;
+    let Running { graph, _tasks, .. } = run(&controller);
+    let long = |length| Call {
+        authority: "h".repeat(length),
+        ..call(1)
+    };
+    let mut too_long = graph.report(long(301));
+    assert_eq!(too_long.answer(), Answer::UnknownName);
+    soon(graph.report(long(300)).written()).await;
+    assert_eq!(controller.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn where_services_are_is_followed() {
+    let controller = Controller::silent(PreferRedirect).await;
+    let Running { graph, _tasks, .. } = run(&controller);
+    let serves = |ip: &str| graph.serves(ip.parse().unwrap());
+    assert!(!serves("127.0.0.1"));
+    soon(graph.known()).await;
+    assert!(serves("127.0.0.1") && !serves("10.96.0.1"));
+    controller.ranges(&["10.96.0.0/16", "fd00::/112"]).await;
+    until("it is heard", async || serves("fd00::1")).await;
+    assert!(serves("10.96.0.1") && !serves("127.0.0.1"));
+}
+
+#[tokio::test]
 async fn what_is_not_settled_is_sent_again_when_the_stream_breaks() {
     let controller = Controller::silent(PreferRedirect).await;
     let Running { graph, _tasks, .. } = run(&controller);
@@ -119,7 +146,7 @@ async fn what_is_not_settled_is_sent_again_when_the_stream_breaks() {
     for ticket in &mut tickets[1..] {
         soon(ticket.written()).await;
     }
-    assert_eq!(tickets[0].answer(), Answer::Refused);
+    assert_eq!(tickets[0].answer(), Answer::Refused { service: true });
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use http::Response;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::support::{Feed, Proxy, Server, empty, fed, h2_request, head, soon};
+use crate::support::{Feed, Proxy, Server, empty, fed, full, h2_request, head, soon, text};
 
 /// More than all that may wait on the way: windows, buffers, and the kernel's sockets.
 const MUCH: usize = 64 << 20;
@@ -114,4 +114,76 @@ async fn a_slow_http1_reader_stalls_the_server() {
     }
     // Two loopback sockets of the kernel's hold most of it.
     assert!(last > 0 && last < MUCH / 2, "{last} bytes are on the way");
+}
+
+/// So many bodies once filled the window of a whole connection.
+const STALLED: usize = 16;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_of_a_caller_that_stall_leave_room_for_the_next() {
+    let stuck = Server::http(|request| async move {
+        let _unread = request;
+        std::future::pending::<()>().await;
+        Ok(Response::new(empty()))
+    })
+    .await;
+    let (proxy, server) = (Proxy::start(&[]).await, Server::mirror().await);
+    let mut caller = proxy.h2().await;
+    let mut held = Vec::new();
+    for _ in 0..STALLED {
+        let (feed, body) = fed();
+        let response = tokio::spawn(caller.send_request(h2_request("/", stuck.address, body)));
+        let filled = tokio::spawn(async move {
+            stalls(&feed, &AtomicUsize::new(0)).await;
+            feed
+        });
+        held.push((response, filled));
+    }
+    let mut feeds = Vec::new();
+    for (response, filled) in held {
+        feeds.push((response, filled.await.unwrap()));
+    }
+    let body = full("b".repeat(200_000));
+    let response = soon(caller.send_request(h2_request("/", server.address, body))).await;
+    let seen = text(response.unwrap().into_body()).await;
+    assert!(seen.ends_with(&"b".repeat(200_000)));
+    drop(feeds);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_of_a_server_that_stall_leave_room_for_the_next() {
+    let stalled = Arc::new(tokio::sync::Semaphore::new(0));
+    let told = stalled.clone();
+    let server = Server::http(move |request| {
+        let told = told.clone();
+        async move {
+            if request.uri().path() != "/stall" {
+                return Ok(Response::new(full("b".repeat(200_000))));
+            }
+            let (feed, body) = fed();
+            tokio::spawn(async move {
+                stalls(&feed, &AtomicUsize::new(0)).await;
+                told.add_permits(1);
+                feed.unwanted().await;
+            });
+            Ok(Response::new(body))
+        }
+    })
+    .await;
+    let proxy = Proxy::start(&[]).await;
+    let mut unread = Vec::new();
+    for _ in 0..STALLED {
+        // Each on its own connection, whose window is not looked at here; to the server there is one.
+        let mut caller = proxy.h2().await;
+        let request = h2_request("/stall", server.address, empty());
+        let response = soon(caller.send_request(request)).await.unwrap();
+        unread.push((caller, response));
+    }
+    let all = u32::try_from(STALLED).unwrap();
+    soon(stalled.acquire_many(all)).await.unwrap().forget();
+    let request = h2_request("/", server.address, empty());
+    let response = soon(proxy.h2().await.send_request(request)).await.unwrap();
+    assert_eq!(text(response.into_body()).await.len(), 200_000);
+    assert_eq!(server.connections(), 1);
+    drop(unread);
 }

@@ -43,7 +43,7 @@ impl Program {
         let child = Command::new(PROGRAM)
             .args(["--no-sidecar", "--policy=relay-only", "--workers=2"])
             .args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"])
-            .arg("--tunnel-listen=127.0.0.1:0")
+            .args(["--tunnel-listen=127.0.0.1:0", "--drain-delay=3s"])
             .arg("--port-file")
             .arg(&ports)
             .stdout(Stdio::null())
@@ -52,13 +52,7 @@ impl Program {
             .unwrap();
         let program = Self(child);
         until("its ports are written", async || ports.exists()).await;
-        let text = std::fs::read_to_string(&ports).unwrap();
-        let ports: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let address = |name: &str| {
-            let port = u16::try_from(ports[name].as_u64().unwrap()).unwrap();
-            SocketAddr::from(([127, 0, 0, 1], port))
-        };
-        (program, address("http"), address("tunnel"))
+        (program, bound(folder, "http"), bound(folder, "tunnel"))
     }
 
     /// The most memory it has had, in bytes.
@@ -79,6 +73,14 @@ impl Program {
         let all = std::fs::read_dir(format!("/proc/{}/fd", self.0.id()));
         all.unwrap().count()
     }
+}
+
+/// Where it listens for this.
+fn bound(folder: &Path, name: &str) -> SocketAddr {
+    let text = std::fs::read_to_string(folder.join("ports.json")).unwrap();
+    let ports: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let port = u16::try_from(ports[name].as_u64().unwrap()).unwrap();
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// Answers with what it is sent, as it comes.
@@ -196,19 +198,32 @@ async fn it_ends_well_when_asked_to() {
     let folder = tempfile::tempdir().unwrap();
     let (mut program, address) = Program::start(folder.path()).await;
     let server = Server::mirror().await;
-    // Over several connections, so that both workers have some.
-    for _ in 0..8 {
+    let served = async || {
         let mut caller = Raw(TcpStream::connect(address).await.unwrap());
         let lines = "connection: close\r\n";
         caller
             .send(&head("GET / HTTP/1.1", server.address, lines))
             .await;
         assert!(caller.rest().await.starts_with("HTTP/1.1 200 "));
+    };
+    // Over several connections, so that both workers have some.
+    for _ in 0..8 {
+        served().await;
     }
     let kill = Command::new("kill")
         .arg(program.0.id().to_string())
         .status();
     assert!(kill.unwrap().success());
+    // It says so first, and takes what still comes.
+    let admin = bound(folder.path(), "admin");
+    until("it is not ready any more", async || {
+        let mut caller = Raw(TcpStream::connect(admin).await.unwrap());
+        let ready = "GET /healthz/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        caller.send(ready).await;
+        caller.rest().await.starts_with("HTTP/1.1 503 ")
+    })
+    .await;
+    served().await;
     let begin = Instant::now();
     let status = loop {
         if let Some(status) = program.0.try_wait().unwrap() {

@@ -343,6 +343,87 @@ async fn relay_only_relays_at_once_and_tells_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_service_is_not_relayed_in_any_way() {
+    for policy in [PreferRedirect, RelayOnly] {
+        let controller = Controller::start(policy, |call| {
+            let mut said = answer(call, State::UnknownName);
+            if call.authority.starts_with("refused") {
+                said.state = State::Refused.into();
+            }
+            vec![said]
+        })
+        .await;
+        let (proxy, server) = (
+            Proxy::asking(&controller, &[]).await,
+            Server::mirror().await,
+        );
+        let upgrade = "connection: upgrade\r\nupgrade: websocket\r\n";
+        for (lines, host) in [
+            (CALLER.to_owned(), "server.shop:80"),
+            (routed("") + upgrade, "server.shop:80"),
+            (routed(""), "refused.shop:80"),
+        ] {
+            let mut caller = proxy.connect().await;
+            let request = head("GET / HTTP/1.1", server.address, &lines);
+            caller.send(&request.replace("server.shop:80", host)).await;
+            let answer = caller.head().await;
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+            let body = caller.until("namespace sees)\n").await;
+            assert!(body.contains(&server.address.to_string()), "{body}");
+        }
+        // By a route it goes where plain Istio sends it, under every policy.
+        let mut caller = proxy.connect().await;
+        let request = head("GET / HTTP/1.1", server.address, &routed(""));
+        caller.send(&request).await;
+        let answer = caller.head().await;
+        assert!(answer.contains("x-lazymesh-plain: 1\r\n"), "{answer}");
+        assert_eq!(server.connections(), 0);
+        assert_eq!(proxy.exchanges("http1", "no_service").await, 3.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_controller_is_silent_only_addresses_of_services_are_relayed_to() {
+    let controller = Controller::silent(RelayOnly).await;
+    let (proxy, server) = (
+        Proxy::asking(&controller, &[]).await,
+        Server::mirror().await,
+    );
+    let status = async || {
+        let mut caller = proxy.connect().await;
+        let request = head("GET / HTTP/1.1", server.address, &routed(""));
+        caller.send(&request).await;
+        caller.head().await.get(9..12).unwrap().to_owned()
+    };
+    assert_eq!(status().await, "200");
+    controller.ranges(&["10.96.0.0/16"]).await;
+    until("it is refused", async || status().await == "502").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_policy_that_comes_with_an_answer_is_the_newer() {
+    let controller = Controller::start(PreferRedirect, |call| {
+        let mut said = answer(call, State::Refused);
+        said.policy = RedirectOnly.into();
+        vec![said]
+    })
+    .await;
+    let (proxy, server) = (
+        Proxy::asking(&controller, &[]).await,
+        Server::mirror().await,
+    );
+    for lines in [routed(""), CALLER.to_owned()] {
+        let mut caller = proxy.connect().await;
+        caller
+            .send(&head("GET / HTTP/1.1", server.address, &lines))
+            .await;
+        let answer = caller.head().await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    }
+    assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_done_before_the_policy_is_known() {
     let server = Server::mirror().await;
     // Nobody is there.

@@ -1,5 +1,6 @@
 //! Tunnels, as the caller's Envoy opens them and our own sidecar wraps them.
 
+mod asked;
 mod bytes;
 mod ends;
 mod http;

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use mesh_runtime::admin::{Admin, Reply};
 use mesh_runtime::drain::Drain;
 use mesh_runtime::tasks::Tasks;
@@ -23,6 +24,7 @@ use crate::sidecars::{Parts, Sidecars};
 use crate::state::State;
 use crate::store::Store;
 use crate::store::file::POLL_PERIOD;
+use crate::watch::follow_service_cidrs;
 
 /// Where the mesh's objects are.
 pub(super) enum Place {
@@ -41,6 +43,8 @@ pub(super) struct ModeSidecar {
     candidate: Option<Candidate>,
     leading: Leading,
     sidecars: Sidecars,
+    state: State,
+    service_cidrs: Vec<IpNet>,
 }
 
 impl ModeSidecar {
@@ -74,12 +78,15 @@ impl ModeSidecar {
             leading: leading.clone(),
             metrics,
         };
+        let choices = args.choices();
         Ok(Self {
             cluster,
             watched,
             candidate,
             leading,
-            sidecars: Sidecars::new(parts, args.choices(), args.sidecar_writes),
+            service_cidrs: choices.settings.service_cidrs.clone(),
+            sidecars: Sidecars::new(parts, choices, args.sidecar_writes),
+            state: state.clone(),
         })
     }
 
@@ -117,6 +124,11 @@ impl ModeSidecar {
     /// The Lease is given back when the last write is done, and not before.
     pub(super) fn spawn(self, tasks: &mut Tasks, drain: &Drain) {
         let (over, is_over) = oneshot::channel();
+        let cidrs = follow_service_cidrs(self.mesh(), self.service_cidrs, self.state);
+        tasks.spawn_background("service addresses", async move {
+            cidrs.await;
+            Ok::<_, Infallible>(())
+        });
         let (sidecars, drain) = (self.sidecars, drain.clone());
         tasks.spawn_background("watches of the mesh", self.cluster.follow(self.watched));
         tasks.spawn("sidecars", async move {

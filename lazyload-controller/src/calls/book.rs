@@ -5,11 +5,12 @@ use std::mem;
 use std::time::Duration;
 
 use dependency_graph::api::call_answer::State as Said;
-use dependency_graph::api::{self, CallAnswer, CallsResponse};
+use dependency_graph::api::{self, CallAnswer, CallsResponse, FallbackPolicy};
+use dependency_graph::fallback::Policy;
 use dependency_graph::{Dependency, Learned, Source, Timestamp, Workload};
 use tokio::time::Instant;
 
-use super::judge::{Call, Denied, Known, Lesson, Verdict, judge, no_room};
+use super::judge::{About, Call, Denied, Known, Lesson, Verdict, judge, no_room};
 use super::metrics::{Metrics, Outcome};
 use super::rate::Rates;
 use crate::given::{Given, Standing};
@@ -52,6 +53,7 @@ struct Open {
     entry: u64,
     workload: Workload,
     dependency: Dependency,
+    policy: Option<Policy>,
     kept: Kept,
     said: Option<(Said, bool)>,
     since: Instant,
@@ -144,7 +146,7 @@ impl Book {
             }
             Verdict::NotYet(why) => {
                 let denied = Denied::new(Outcome::UnknownCaller, why.to_string());
-                self.deny(call.id, &denied);
+                self.deny(call.id, &denied.about(About::of(known.world, &call)));
             }
             Verdict::Denied(denied) => {
                 if let Some(lesson) = &denied.say {
@@ -165,6 +167,7 @@ impl Book {
                     entry,
                     workload: lesson.workload,
                     dependency: lesson.dependency,
+                    policy: lesson.policy,
                     kept,
                     said: None,
                     since: *now,
@@ -185,6 +188,8 @@ impl Book {
                 Outcome::UnknownName => String::new(),
                 _ => denied.reason.clone(),
             },
+            resolved: denied.about.service.as_ref().map(Into::into),
+            policy: told(denied.about.policy).into(),
             ..CallAnswer::default()
         };
         self.unsaid.insert(id, answer);
@@ -310,6 +315,8 @@ impl Open {
         let answer = CallAnswer {
             id,
             done,
+            resolved: Some((&self.dependency).into()),
+            policy: told(self.policy).into(),
             ..CallAnswer::default()
         };
         let refused = |reason| CallAnswer {
@@ -335,6 +342,16 @@ impl Open {
                 }
             }
         }
+    }
+}
+
+/// A policy as answers have it: the default is said, since nothing said means that it is not known.
+fn told(policy: Option<Policy>) -> FallbackPolicy {
+    match policy {
+        None => FallbackPolicy::Unspecified,
+        Some(Policy::PreferRedirect) => FallbackPolicy::PreferRedirect,
+        Some(Policy::RedirectOnly) => FallbackPolicy::RedirectOnly,
+        Some(Policy::RelayOnly) => FallbackPolicy::RelayOnly,
     }
 }
 

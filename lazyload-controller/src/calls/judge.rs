@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 
+use dependency_graph::fallback::Policy;
 use dependency_graph::{Dependency, Mode, Protocol, Timestamp, Workload, api, convert};
 
 use super::metrics::Outcome;
-use crate::caller::{Unknown, caller};
+use crate::caller::{Unknown, caller, namespace_of};
 use crate::closure::Closures;
 use crate::limits::Limits;
 use crate::mesh::World;
 use crate::observation::{Due, believed, due};
-use crate::plan::{mode_of, user};
+use crate::plan::{mode_of, policy, user};
 use crate::resolve::by_call;
 use crate::state::State;
 
@@ -39,6 +40,15 @@ pub(super) struct Known<'a> {
     pub(super) now: Timestamp,
 }
 
+/// What is so of a call whatever comes of it: by this a global proxy knows whether it may carry it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct About {
+    /// The service it is for, as far as its caller may see.
+    pub(super) service: Option<Dependency>,
+    /// What the caller's namespace allows; `None` when its identity is none of this mesh's.
+    pub(super) policy: Option<Policy>,
+}
+
 /// What a call comes to.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Verdict {
@@ -55,6 +65,8 @@ pub(super) enum Verdict {
 pub(super) struct Lesson {
     pub(super) workload: Workload,
     pub(super) dependency: Dependency,
+    /// What the caller's namespace allows.
+    pub(super) policy: Option<Policy>,
     pub(super) seen: Option<Timestamp>,
     pub(super) due: Due,
 }
@@ -65,6 +77,7 @@ pub(super) struct Denied {
     pub(super) outcome: Outcome,
     /// For a person.
     pub(super) reason: String,
+    pub(super) about: About,
     /// What the store must say in the record, for want of room.
     pub(super) say: Option<Box<Lesson>>,
 }
@@ -74,7 +87,26 @@ impl Denied {
         Self {
             outcome,
             reason: reason.into(),
+            about: About::default(),
             say: None,
+        }
+    }
+
+    pub(super) fn about(self, about: About) -> Self {
+        Self { about, ..self }
+    }
+}
+
+impl About {
+    /// The service is looked up for every identity of the mesh, known pod or not: what it calls may be carried even where
+    /// nothing is learned of it.
+    pub(super) fn of(world: &World, call: &Call) -> Self {
+        let Some(namespace) = namespace_of(world, &call.identity) else {
+            return Self::default();
+        };
+        Self {
+            service: resolve(world, namespace, call),
+            policy: Some(policy(world, namespace)),
         }
     }
 }
@@ -128,13 +160,17 @@ pub(super) fn judge(
     call: &Call,
     admit: impl FnOnce(&Workload) -> bool,
 ) -> Verdict {
+    let about = || About::of(known.world, call);
     match caller(known.world, &call.identity, Some(&call.pod)) {
-        Ok(workload) => match learn(known, call, workload, admit) {
+        Ok(workload) => match learn(known, call, workload, about(), admit) {
             Ok(lesson) => Verdict::Learn(Box::new(lesson)),
             Err(denied) => Verdict::Denied(denied),
         },
         Err(unknown @ Unknown::Pod { .. }) => Verdict::NotYet(unknown),
-        Err(unknown) => Verdict::Denied(Denied::new(Outcome::UnknownCaller, unknown.to_string())),
+        Err(unknown) => {
+            let denied = Denied::new(Outcome::UnknownCaller, unknown.to_string());
+            Verdict::Denied(denied.about(about()))
+        }
     }
 }
 
@@ -142,33 +178,36 @@ fn learn(
     known: &Known<'_>,
     call: &Call,
     workload: Workload,
+    about: About,
     admit: impl FnOnce(&Workload) -> bool,
 ) -> Result<Lesson, Denied> {
+    // First, in every mode: what is none is answered as plain Istio does, and never carried.
+    let Some(dependency) = about.service.clone() else {
+        return Err(Denied::new(Outcome::UnknownName, "").about(about));
+    };
     if !admit(&workload) {
         let reason = format!("{workload} calls too much that is new at once");
-        return Err(Denied::new(Outcome::Throttled, reason));
+        return Err(Denied::new(Outcome::Throttled, reason).about(about));
     }
     let own = known.state.record(&workload).and_then(|record| record.mode);
     let mode = mode_of(known.world, &workload, own);
     if mode != Mode::Sidecar {
         let reason = format!("{workload} is in mode {mode}");
-        return Err(Denied::new(Outcome::Mode, reason));
+        return Err(Denied::new(Outcome::Mode, reason).about(about));
     }
-    let namespace = workload.namespace();
-    let dependency = resolve(known.world, namespace, call)
-        .ok_or_else(|| Denied::new(Outcome::UnknownName, ""))?;
     let seen = believed(call.seen, known.now, known.limits);
     let due = due(known.state, known.limits, &workload, &dependency, seen);
     let lesson = Lesson {
         workload,
         dependency,
+        policy: about.policy,
         seen,
         due,
     };
     if matches!(due, Due::Nothing | Due::Storing) {
         return Ok(lesson);
     }
-    let full = Denied::new(Outcome::Capped, no_room(&lesson.workload));
+    let full = Denied::new(Outcome::Capped, no_room(&lesson.workload)).about(about);
     let say = (due == Due::Saying).then(|| Box::new(lesson));
     Err(Denied { say, ..full })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dependency_graph::api::call_answer::State as Said;
-use dependency_graph::api::{self, CallAnswer};
+use dependency_graph::api::{self, CallAnswer, FallbackPolicy};
 use dependency_graph::{Learned, Mode, Record, Source, Timestamp, Workload};
 use prometheus::Registry;
 use serde_json::json;
@@ -29,6 +29,8 @@ struct Bench {
     book: Book,
     now: Instant,
     metrics: Metrics,
+    /// The last answer.
+    last: Option<CallAnswer>,
 }
 
 fn workload(name: &str) -> Workload {
@@ -60,6 +62,7 @@ fn bench() -> Bench {
         book: Book::new(metrics.clone()),
         now: Instant::now(),
         metrics,
+        last: None,
     }
 }
 
@@ -158,6 +161,7 @@ impl Bench {
         self.take(vec![edited]);
         let said = self.said();
         assert!(said.len() < 2);
+        self.last = said.first().cloned();
         said.first()
             .map_or((Said::Unspecified, String::new()), |answer| {
                 (answer.state(), answer.reason.clone())
@@ -257,6 +261,65 @@ fn every_kind_of_call_gets_its_answer() {
     assert_eq!(bench.counted(Outcome::UnknownCaller), 2);
     assert_eq!(bench.counted(Outcome::UnknownName), 4);
     assert_eq!(bench.counted(Outcome::Pending), 4);
+}
+
+/// What is said of the service and the policy.
+fn about(bench: &mut Bench, edit: impl FnOnce(&mut api::Call)) -> (Said, Option<String>, i32) {
+    bench.answer(edit);
+    let said = bench.last.clone().unwrap();
+    let resolved = said.resolved.clone().map(|service| {
+        let protocol = service.protocol().as_str_name();
+        format!("{}:{}/{protocol}", service.host, service.port)
+    });
+    (said.state(), resolved, said.policy)
+}
+
+#[test]
+fn whatever_comes_of_a_call_its_service_and_its_namespaces_policy_are_said() {
+    let mut bench = bench();
+    let reviews = || Some(format!("{REVIEWS}:80/HTTP"));
+    let prefer = FallbackPolicy::PreferRedirect as i32;
+    let pending = about(&mut bench, |_| {});
+    assert_eq!(pending, (Said::Pending, reviews(), prefer));
+    let tcp = about(&mut bench, |call| {
+        call.authority.clear();
+        call.destination = "10.96.1.1:5432".into();
+    });
+    let of_tcp = Some(format!("{REVIEWS}:5432/TCP"));
+    assert_eq!(tcp, (Said::Pending, of_tcp, prefer));
+    let nothing = about(&mut bench, |call| call.authority = "example.com".into());
+    assert_eq!(nothing, (Said::UnknownName, None, prefer));
+    // Not in mode sidecar, and nobody's pod.
+    let bank = "spiffe://cluster.local/ns/bank/sa/teller";
+    let annotated =
+        json!({"metadata": {"annotations": {"lazymesh.dev/fallback": "redirect-only"}}});
+    bench.world.put(Kind::Namespace, "bank", annotated);
+    bench.world.put_pod("bank/teller-1", "teller");
+    let only = FallbackPolicy::RedirectOnly as i32;
+    let off = about(&mut bench, |call| {
+        call.spiffe_id = bank.into();
+        call.pod = "teller-1".into();
+        call.authority = REVIEWS.into();
+    });
+    assert_eq!(off, (Said::Refused, reviews(), only));
+    let other = about(&mut bench, |call| call.pod = "web-1".into());
+    assert_eq!(other, (Said::UnknownCaller, reviews(), prefer));
+    let stranger = about(&mut bench, |call| {
+        call.spiffe_id = "spiffe://else/ns/shop/sa/cart".into();
+    });
+    let unsaid = FallbackPolicy::Unspecified as i32;
+    assert_eq!(stranger, (Said::UnknownCaller, None, unsaid));
+    // One whose pod never comes to be known.
+    let waits = bench.answer(|call| call.pod = "cart-99".into());
+    assert_eq!(waits.0, Said::Unspecified);
+    bench.now += Duration::from_secs(2);
+    bench.retry();
+    let said = bench.said().remove(0);
+    assert_eq!(said.state(), Said::UnknownCaller);
+    assert_eq!(
+        (said.resolved.unwrap().host, said.policy),
+        (REVIEWS.into(), prefer)
+    );
 }
 
 #[test]

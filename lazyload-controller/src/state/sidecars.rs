@@ -4,11 +4,28 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dependency_graph::{Graph, Source, Timestamp, Workload};
+use ipnet::IpNet;
+use tokio::sync::watch;
 
 use super::State;
 use crate::resource::Said;
 
 impl State {
+    /// Sets the ranges of services' addresses, as watchers are told.
+    pub fn set_service_cidrs(&self, cidrs: Vec<IpNet>) {
+        self.cidrs.send_if_modified(|known| {
+            let other = *known != cidrs;
+            *known = cidrs;
+            other
+        });
+    }
+
+    /// The ranges of services' addresses, and what becomes of them.
+    #[must_use]
+    pub fn service_cidrs(&self) -> watch::Receiver<Vec<IpNet>> {
+        self.cidrs.subscribe()
+    }
+
     /// The whole graph, as it is told: with what is on its way to the store, as seen at `now`.
     #[must_use]
     pub fn told_graph(&self, now: Timestamp) -> Graph {

@@ -1,15 +1,19 @@
 //! What a watcher reads.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dependency_graph::fallback::Policy;
 use dependency_graph::{Mode, Namespace, Record, Workload};
 use futures::{FutureExt, StreamExt};
+use parking_lot::RwLock;
 use prometheus::Registry;
 
 use super::*;
 use crate::expiry::Keeping;
+use crate::mesh::fixture::world;
+use crate::mesh::{Kind, Name};
 use crate::metrics::Metrics;
 use crate::resource::Entry;
 use crate::state::Versioned;
@@ -140,4 +144,57 @@ async fn age_ends_it_though_there_is_news() {
     assert!(idle.next().await.is_none());
     set(&state, "a", 1);
     assert!(busy.next().await.is_none());
+}
+
+#[tokio::test]
+async fn the_ranges_of_services_are_told_with_the_state_and_when_they_change() {
+    let state = state();
+    let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    state.set_service_cidrs(ranges(&["10.96.0.0/16"]));
+    let mut stream = pin!(watch(state.clone(), Scope::Namespaces, drain(), far()));
+    let snapshot = stream.next().await.unwrap().unwrap();
+    assert!(snapshot.snapshot_complete);
+    assert_eq!(snapshot.service_cidrs, ["10.96.0.0/16"]);
+    assert!(stream.next().now_or_never().is_none());
+    // The same again is no news.
+    state.set_service_cidrs(ranges(&["10.96.0.0/16"]));
+    assert!(stream.next().now_or_never().is_none());
+    state.set_service_cidrs(ranges(&["10.96.0.0/16", "fd00::/112"]));
+    let change = stream.next().await.unwrap().unwrap();
+    assert_eq!(change.service_cidrs, ["10.96.0.0/16", "fd00::/112"]);
+    assert!(!change.snapshot_complete && change.namespaces.is_empty());
+}
+
+#[tokio::test]
+async fn the_ranges_are_kubernetes_own_else_those_given() {
+    let state = state();
+    let mut told = state.service_cidrs();
+    let world = Arc::new(RwLock::new(world()));
+    let (changed, changes) = tokio::sync::watch::channel(());
+    let (sync, synced) = tokio::sync::watch::channel(false);
+    let mesh = Mesh {
+        world: world.clone(),
+        changes,
+        synced,
+    };
+    let given: Vec<IpNet> = vec!["10.0.0.0/16".parse().unwrap()];
+    let following = follow_service_cidrs(mesh, given.clone(), state.clone());
+    let test = async {
+        tokio::task::yield_now().await;
+        assert_eq!(*told.borrow(), [], "not before the mesh is known");
+        sync.send_replace(true);
+        told.changed().await.unwrap();
+        let own = told.borrow_and_update().clone();
+        let own: Vec<_> = own.iter().map(IpNet::to_string).collect();
+        assert_eq!(own, ["10.96.0.0/12", "fd00:10:96::/108"]);
+        let name = Name::cluster("kubernetes");
+        world.write().delete(Kind::ServiceCidr, &name);
+        changed.send_replace(());
+        told.changed().await.unwrap();
+        assert_eq!(*told.borrow(), given);
+    };
+    tokio::select! {
+        () = following => unreachable!("it never ends"),
+        () = test => {}
+    }
 }

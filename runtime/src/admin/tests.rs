@@ -70,7 +70,8 @@ async fn ready_lists_what_is_pending() {
     store.mark_ready();
     watch.mark_ready();
     assert_eq!(server.get("/healthz/ready").await, (200, "ready\n".into()));
-    server.drain.start();
+    // As soon as it is said.
+    server.drain.leave();
     assert_eq!(
         server.get("/healthz/ready").await,
         (503, "pending:\ndraining\n".into())

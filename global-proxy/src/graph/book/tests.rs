@@ -55,6 +55,41 @@ fn a_call_is_said_as_it_came() {
 }
 
 #[test]
+fn batches_are_cut_by_their_bytes_as_well() {
+    let mut book = Book::default();
+    // As long as a caller's certificate, its pod and its host can make them.
+    let long = |number: usize| {
+        Arc::new(Call {
+            spiffe_id: "s".repeat(2048),
+            pod: Some("p".repeat(253)),
+            authority: format!("{number:0>300}"),
+            ..(*call("cart", number)).clone()
+        })
+    };
+    for number in 0..1000 {
+        book.add(&long(number), seen(1), Instant::now()).unwrap();
+    }
+    let mut ids = Vec::new();
+    while let Some(calls) = book.batch() {
+        let batch = api::CallsRequest { calls };
+        assert!(
+            batch.encoded_len() < (1 << 20) + 4096,
+            "{}",
+            batch.encoded_len()
+        );
+        ids.extend(batch.calls.iter().map(|call| call.id));
+    }
+    assert_eq!(ids, (1..=1000).collect::<Vec<u64>>());
+    // One that is too long by itself still goes.
+    let huge = Call {
+        authority: "a".repeat(2 << 20),
+        ..(*call("cart", 1)).clone()
+    };
+    book.add(&Arc::new(huge), seen(1), Instant::now()).unwrap();
+    assert_eq!(sent(&mut book), [1001]);
+}
+
+#[test]
 fn equal_calls_are_sent_once_with_the_later_time_and_share_an_answer() {
     let (mut book, now) = (Book::default(), Instant::now());
     let first = book.add(&call("cart", 1), seen(5), now).unwrap();
