@@ -4,6 +4,7 @@
 //! where nothing has changed nothing else is wanted. When it is written is the business of [`actions`].
 
 pub mod actions;
+mod begin;
 pub mod condition;
 mod growth;
 pub mod user;
@@ -19,6 +20,7 @@ use dependency_graph::{Graph, Mode, Workload, mode};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use begin::Begin;
 pub use condition::Condition;
 pub use growth::grow_by;
 
@@ -50,6 +52,8 @@ pub struct Settings {
 pub struct Desired {
     /// Sidecars, by their names.
     pub sidecars: BTreeMap<Name, SidecarSpec>,
+    /// Those whose Sidecar waits for what will come by itself, with the EnvoyFilter that it needs.
+    pub waiting: BTreeMap<Workload, Name>,
     /// EnvoyFilters, by their names.
     pub filters: BTreeMap<Name, FilterSpec>,
     /// What holds for workloads in mode `sidecar`.
@@ -191,6 +195,20 @@ struct Kept<'a> {
 }
 
 impl Desired {
+    /// The same without a Sidecar that is not there yet: only the fallback, so that it is as old as the namespace's time
+    /// in the mode.
+    pub fn hold(&mut self) {
+        for spec in std::mem::take(&mut self.sidecars).into_values() {
+            let filter = spec.filter;
+            let held = spec.workloads.into_iter().map(|of| (of, filter.clone()));
+            self.waiting.extend(held);
+        }
+        self.conditions.retain(|_, said| {
+            said.retain(|one| !matches!(one, Condition::NotLearned(_)));
+            !said.is_empty()
+        });
+    }
+
     fn say(&mut self, workload: &Workload, condition: Condition) {
         let said = self.conditions.entry(workload.clone()).or_default();
         said.insert(condition);
@@ -236,6 +254,24 @@ impl Desired {
                 None
             }
         }
+    }
+
+    /// Whether a group has its Sidecar now; if not, says why.
+    fn begins(&mut self, world: &World, graph: &Graph, kept: &Kept<'_>, filter: &Name) -> bool {
+        let workloads = &kept.group.workloads;
+        match begin::begin(world, graph, &kept.group, &kept.name, filter) {
+            Begin::Now => return true,
+            Begin::Later => {
+                let waiting = workloads.iter().map(|of| (of.clone(), filter.clone()));
+                self.waiting.extend(waiting);
+            }
+            Begin::NotLearned(running) => {
+                for workload in workloads {
+                    self.say(workload, Condition::NotLearned(running.clone()));
+                }
+            }
+        }
+        false
     }
 
     fn write(
@@ -295,6 +331,9 @@ impl Desired {
                 ),
             };
             self.filters.insert(filter.clone(), spec);
+            if !self.begins(world, graph, &kept, &filter) {
+                continue;
+            }
             let grown = Grown::of(graph, &kept.group, &base, &mut closures, settings.max_hosts);
             if grown.capped > 0 {
                 for workload in &kept.group.workloads {

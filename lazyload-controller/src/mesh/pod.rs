@@ -1,10 +1,10 @@
 //! A pod: what it takes to know its workload, and whether it has a sidecar.
 
-use dependency_graph::Workload;
+use dependency_graph::{Timestamp, Workload};
 use kube::core::DynamicObject;
 use serde::Deserialize;
 
-use super::object::{Labels, annotation, labels, part};
+use super::object::{Labels, annotation, created, labels, part};
 
 /// A pod.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -19,6 +19,8 @@ pub struct Pod {
     pub injected: bool,
     /// Whether it has ended, well or not.
     pub ended: bool,
+    /// When it was made.
+    pub created: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +64,7 @@ pub(super) fn read(object: &DynamicObject) -> Result<Pod, String> {
             name => name,
         },
         ended: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+        created: created(object),
         labels,
     })
 }

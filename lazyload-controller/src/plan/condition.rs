@@ -22,6 +22,8 @@ pub enum Condition {
     NameTaken(Name),
     /// istiod does not look at its namespace.
     NotDiscovered,
+    /// These run, and nothing is known of what they use.
+    NotLearned(BTreeSet<Workload>),
     /// There is nothing to fall back to.
     NoGlobalProxy(Name),
     /// So many hosts did not fit into its Sidecar.
@@ -38,6 +40,7 @@ impl Condition {
             Self::SharedSelector(_) => "SharedSelector",
             Self::NameTaken(_) => "NameTaken",
             Self::NotDiscovered => "NotDiscovered",
+            Self::NotLearned(_) => "NotLearned",
             Self::NoGlobalProxy(_) => "NoGlobalProxy",
             Self::Capped(_) => "SidecarCapped",
         }
@@ -71,6 +74,12 @@ impl fmt::Display for Condition {
             Self::NotDiscovered => f.write_str(
                 "The namespace does not match discoverySelectors of the mesh config: istiod does not look at it.",
             ),
+            Self::NotLearned(workloads) => {
+                f.write_str("Nothing is known of what it uses, and pods of it ran before the fallback was there: made lazy, their calls under way would end. Restart its pods, pin what it uses, learn it first in mode observe (--prometheus), or set spec.mode in its record. It is about:")?;
+                workloads
+                    .iter()
+                    .try_for_each(|workload| write!(f, " {}", workload.record_name()))
+            }
             Self::NoGlobalProxy(name) => write!(
                 f,
                 "There is no Service {name} with a port for HTTP to fall back to: the workload is not made lazy. Install the global proxy."

@@ -58,8 +58,20 @@ fn full(host: &str) -> String {
     format!("{host}.svc.cluster.local")
 }
 
+/// What is wanted of `shop` once its EnvoyFilters are there.
 pub(crate) fn plan(world: &World, graph: &Graph) -> Desired {
-    plan_namespace(world, graph, "shop", &settings())
+    plan_by(world, graph, &settings())
+}
+
+fn plan_by(world: &World, graph: &Graph, settings: &Settings) -> Desired {
+    let mut world = world.clone();
+    for (at, filter) in plan_namespace(&world, graph, "shop", settings).filters {
+        if world.filter(&at).is_none() {
+            let object = crate::render::envoyfilter::render(&at, &filter);
+            world.put(Kind::EnvoyFilter, &at.to_string(), object);
+        }
+    }
+    plan_namespace(&world, graph, "shop", settings)
 }
 
 /// The hosts of a Sidecar of `shop`, in short.
@@ -284,7 +296,7 @@ fn what_the_operator_and_the_mesh_config_name_is_in_every_one() {
         always: BTreeSet::from([full("*.shop")]),
         ..settings()
     };
-    let desired = plan_namespace(&world, &Graph::new(), "shop", &settings);
+    let desired = plan_by(&world, &Graph::new(), &settings);
     for sidecar in [CART, WEB] {
         assert_eq!(
             hosts(&desired, sidecar),
@@ -300,7 +312,7 @@ fn beyond_the_cap_what_was_learned_last_stays_out() {
         max_hosts: 3,
         ..settings()
     };
-    let desired = plan_namespace(&shop(), &graph, "shop", &settings);
+    let desired = plan_by(&shop(), &graph, &settings);
     assert_eq!(hosts(&desired, CART), with_base(&["bank/rates.bank"]));
     assert_eq!(kinds(&desired, "cart"), ["SidecarCapped"]);
     assert_eq!(kinds(&desired, "web"), [""; 0]);
@@ -334,7 +346,7 @@ fn without_a_tunnel_port_or_known_addresses_nothing_is_tunnelled_and_tcp_stays()
         tunnel_port: 1,
         ..settings()
     };
-    let desired = plan_namespace(&world, &Graph::new(), "shop", &none);
+    let desired = plan_by(&world, &Graph::new(), &none);
     assert_eq!(hosts(&desired, CART), with_base(&["bank/db.bank"]));
     assert!(
         desired
@@ -349,7 +361,7 @@ fn without_a_tunnel_port_or_known_addresses_nothing_is_tunnelled_and_tcp_stays()
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         ..settings()
     };
-    let desired = plan_namespace(&world, &Graph::new(), "shop", &told);
+    let desired = plan_by(&world, &Graph::new(), &told);
     assert_eq!(hosts(&desired, CART), with_base(&[]));
 }
 
@@ -451,6 +463,7 @@ fn conditions_tell_what_to_do() {
         Condition::SharedSelector(BTreeSet::from([workload("cart")])),
         Condition::NameTaken(at.clone()),
         Condition::NotDiscovered,
+        Condition::NotLearned(BTreeSet::from([workload("cart")])),
         Condition::NoGlobalProxy(at),
         Condition::Capped(3),
     ] {
@@ -494,9 +507,9 @@ proptest! {
         let settings = Settings { max_hosts, ..settings() };
         let mut hosts: Vec<&str> = before.iter().map(String::as_str).collect();
         let at = Name::new("shop", CART);
-        let was = plan_namespace(&world, &learned("cart", &hosts), "shop", &settings);
+        let was = plan_by(&world, &learned("cart", &hosts), &settings);
         hosts.push(&new);
-        let anew = plan_namespace(&world, &learned("cart", &hosts), "shop", &settings);
+        let anew = plan_by(&world, &learned("cart", &hosts), &settings);
         let grown = grow_by(&world, &was.sidecars[&at], &full(&new), max_hosts);
         match grown {
             Some(grown) => prop_assert_eq!(&grown, &anew.sidecars[&at]),

@@ -12,12 +12,13 @@ use super::{
 };
 
 /// The types of these conditions. One of them that is not said does not hold.
-pub const KINDS: [&str; 9] = [
+pub const KINDS: [&str; 10] = [
     "EditedByHand",
     "NameTaken",
     "NoGlobalProxy",
     "NoSelector",
     "NotDiscovered",
+    "NotLearned",
     "SharedSelector",
     "SidecarCapped",
     "SidecarWritten",

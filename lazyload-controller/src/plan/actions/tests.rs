@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::*;
 use crate::mesh::fixture::{name, pod_of};
-use crate::plan::tests::{learned, plan, shop};
+use crate::plan::plan_namespace;
+use crate::plan::tests::{learned, settings, shop};
 
 /// A moment as Kubernetes writes it.
 fn written(at: Timestamp) -> String {
@@ -36,7 +37,7 @@ impl Cluster {
     }
 
     fn todo(&mut self) -> Todo {
-        let desired = plan(&self.world, &self.graph);
+        let desired = plan_namespace(&self.world, &self.graph, "shop", &settings());
         let now = Now {
             wall: self.now,
             tick: self.tick,
@@ -430,7 +431,7 @@ proptest! {
             }
             let before: Vec<Name> = cluster.world.sidecars("shop").map(|(name, _)| name.clone()).collect();
             cluster.step();
-            let desired = plan(&cluster.world, &cluster.graph);
+            let desired = plan_namespace(&cluster.world, &cluster.graph, "shop", &settings());
             for (at, sidecar) in cluster.world.sidecars("shop") {
                 if sidecar.ours.is_none() { continue; }
                 let filters: Vec<_> = cluster.world.filters("shop").filter_map(|(name, f)| Some((name, f.ours.as_ref()?))).collect();
@@ -447,7 +448,7 @@ proptest! {
             cluster.step();
         }
         prop_assert_eq!(cluster.todo(), Todo::default());
-        let desired = plan(&cluster.world, &cluster.graph);
+        let desired = plan_namespace(&cluster.world, &cluster.graph, "shop", &settings());
         let ours: Vec<Name> = cluster.world.sidecars("shop").filter(|(_, s)| s.ours.is_some()).map(|(n, _)| n.clone()).collect();
         prop_assert_eq!(ours, desired.sidecars.keys().cloned().collect::<Vec<_>>());
         prop_assert_eq!(cluster.world.filters("shop").count(), desired.filters.len());
