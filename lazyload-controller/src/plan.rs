@@ -6,6 +6,7 @@
 pub mod actions;
 mod begin;
 pub mod condition;
+mod fallback;
 mod growth;
 pub mod user;
 
@@ -27,9 +28,10 @@ pub use growth::grow_by;
 use crate::closure::{Closures, EgressHost};
 use crate::eligible::{Reach, Why, always};
 use crate::mesh::object::{Labels, selects};
-use crate::mesh::service::{Form, PortProtocol};
+use crate::mesh::service::Form;
 use crate::mesh::{Name, Pod, World};
 use crate::selector::{Group, groups};
+use fallback::Fallback;
 use growth::Grown;
 
 /// What the operator chooses.
@@ -128,6 +130,11 @@ pub fn plan_namespace(
     if wanted.is_empty() || namespace == settings.global_proxy.namespace {
         return desired;
     }
+    // What is there is for the whole mesh.
+    if namespace == world.config().root_namespace {
+        let root = Condition::RootNamespace(namespace.to_owned());
+        return say_to_all(desired, root);
+    }
     if !world.config().discovers(&found.labels) {
         return say_to_all(desired, Condition::NotDiscovered);
     }
@@ -147,44 +154,6 @@ pub fn plan_namespace(
         .collect();
     desired.write(world, graph, namespace, settings, &fallback, kept);
     desired
-}
-
-/// Where the fallback stands in this mesh.
-struct Fallback {
-    host: String,
-    http_port: u16,
-    tunnel_port: u16,
-    http_ports: BTreeSet<u16>,
-    cidrs: Vec<IpNet>,
-}
-
-impl Fallback {
-    /// `None` while there is no global proxy to fall back to.
-    fn of(world: &World, settings: &Settings) -> Option<Self> {
-        let proxy = &settings.global_proxy;
-        let mut services = world.services_in(&proxy.namespace);
-        let domain = world.cluster_domain();
-        let host = format!("{}.{}.svc.{domain}", proxy.name, proxy.namespace);
-        let service = services.find(|service| service.host == host)?;
-        let http_ports: BTreeSet<u16> = service
-            .ports
-            .iter()
-            .filter(|port| port.protocol == PortProtocol::Http)
-            .map(|port| port.number)
-            .collect();
-        let tunnels = service.port(settings.tunnel_port).is_some();
-        let mut cidrs = world.service_cidrs();
-        if cidrs.is_empty() {
-            cidrs.clone_from(&settings.service_cidrs);
-        }
-        Some(Self {
-            host,
-            http_port: *http_ports.first()?,
-            tunnel_port: settings.tunnel_port,
-            http_ports,
-            cidrs: if tunnels { cidrs } else { Vec::new() },
-        })
-    }
 }
 
 /// A group that gets a Sidecar, and what the user's Sidecar of the namespace says about it.

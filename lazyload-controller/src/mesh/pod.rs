@@ -36,6 +36,16 @@ struct Spec {
 #[serde(default)]
 struct Container {
     name: String,
+    args: Vec<String>,
+}
+
+impl Container {
+    /// Whether it is a sidecar's: gateways, waypoints and ztunnel have a container of that name as well, and tell
+    /// `proxy` what they are.
+    fn is_sidecar(&self) -> bool {
+        let after = self.args.iter().skip_while(|arg| *arg != "proxy").nth(1);
+        after.is_none_or(|role| role.starts_with('-') || role == "sidecar")
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -44,6 +54,8 @@ struct Status {
     phase: String,
 }
 
+/// The label that istiod gives the pods of a Gateway.
+const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
 /// The name of the sidecar's container.
 const PROXY: &str = "istio-proxy";
 
@@ -53,9 +65,12 @@ pub(super) fn read(object: &DynamicObject) -> Result<Pod, String> {
     let labels = labels(object);
     let mut containers = spec.containers.iter().chain(&spec.init_containers);
     // Whoever injects by other means sets the label by which istiod gives the pod's peers mutual TLS.
-    let injected = containers.any(|container| container.name == PROXY)
-        || annotation(object, "sidecar.istio.io/status").is_some()
+    let said = annotation(object, "sidecar.istio.io/status").is_some()
         || labels.get("security.istio.io/tlsMode").map(String::as_str) == Some("istio");
+    let injected = !labels.contains_key(GATEWAY)
+        && containers
+            .find(|container| container.name == PROXY)
+            .map_or(said, Container::is_sidecar);
     Ok(Pod {
         workload: owner(object, &labels),
         injected,

@@ -24,6 +24,8 @@ pub enum Condition {
     NotDiscovered,
     /// These run, and nothing is known of what they use.
     NotLearned(BTreeSet<Workload>),
+    /// Its namespace is the mesh's root namespace.
+    RootNamespace(String),
     /// There is nothing to fall back to.
     NoGlobalProxy(Name),
     /// So many hosts did not fit into its Sidecar.
@@ -41,6 +43,7 @@ impl Condition {
             Self::NameTaken(_) => "NameTaken",
             Self::NotDiscovered => "NotDiscovered",
             Self::NotLearned(_) => "NotLearned",
+            Self::RootNamespace(_) => "RootNamespace",
             Self::NoGlobalProxy(_) => "NoGlobalProxy",
             Self::Capped(_) => "SidecarCapped",
         }
@@ -80,6 +83,10 @@ impl fmt::Display for Condition {
                     .iter()
                     .try_for_each(|workload| write!(f, " {}", workload.record_name()))
             }
+            Self::RootNamespace(namespace) => write!(
+                f,
+                "{namespace} is the mesh's root namespace: an EnvoyFilter or Sidecar there holds for every pod of the mesh, so nothing is written. Move the workload, or take the label off."
+            ),
             Self::NoGlobalProxy(name) => write!(
                 f,
                 "There is no Service {name} with a port for HTTP to fall back to: the workload is not made lazy. Install the global proxy."

@@ -248,6 +248,35 @@ fn the_global_proxy_s_own_namespace_is_never_lazy() {
 }
 
 #[test]
+fn the_root_namespace_is_never_lazy_and_says_so() {
+    let mut world = shop();
+    world.lazy_namespace("istio-system");
+    let mut body = pod_of("jaeger");
+    world.put(Kind::Pod, "istio-system/jaeger-1", body.clone());
+    let plan = |world: &World, namespace: &str| {
+        plan_namespace(world, &Graph::new(), namespace, &settings())
+    };
+    let said = |desired: &Desired| {
+        assert!(desired.sidecars.is_empty() && desired.filters.is_empty());
+        let said = desired.conditions.values().flatten();
+        said.map(Condition::kind).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&plan(&world, "istio-system")), ["RootNamespace"]);
+    // Also a single pod of it, by its own label.
+    world.put(Kind::Namespace, "istio-system", json!({}));
+    body["metadata"]["labels"]["lazymesh.dev/mode"] = json!("sidecar");
+    world.put(Kind::Pod, "istio-system/jaeger-1", body);
+    assert_eq!(said(&plan(&world, "istio-system")), ["RootNamespace"]);
+    // The mesh config says which it is.
+    world.put(
+        Kind::MeshConfig,
+        "istio-system/istio",
+        json!({"data": {"mesh": "rootNamespace: shop"}}),
+    );
+    assert_eq!(said(&plan(&world, "shop")), ["RootNamespace"; 2]);
+}
+
+#[test]
 fn pods_without_a_sidecar_do_not_count() {
     let mut world = shop();
     let mut bare = pod_of("batch");
@@ -463,6 +492,7 @@ fn conditions_tell_what_to_do() {
         Condition::SharedSelector(BTreeSet::from([workload("cart")])),
         Condition::NameTaken(at.clone()),
         Condition::NotDiscovered,
+        Condition::RootNamespace("istio-system".to_owned()),
         Condition::NotLearned(BTreeSet::from([workload("cart")])),
         Condition::NoGlobalProxy(at),
         Condition::Capped(3),

@@ -12,13 +12,14 @@ use super::{
 };
 
 /// The types of these conditions. One of them that is not said does not hold.
-pub const KINDS: [&str; 10] = [
+pub const KINDS: [&str; 11] = [
     "EditedByHand",
     "NameTaken",
     "NoGlobalProxy",
     "NoSelector",
     "NotDiscovered",
     "NotLearned",
+    "RootNamespace",
     "SharedSelector",
     "SidecarCapped",
     "SidecarWritten",
