@@ -62,6 +62,8 @@ pub struct Desired {
     pub conditions: BTreeMap<Workload, BTreeSet<Condition>>,
     /// How many hosts every sidecar of the namespace has, by reason.
     pub always: BTreeMap<Why, usize>,
+    /// Whether nothing is wanted only because there is nothing to fall back to: what is there may stay for a while.
+    pub without_fallback: bool,
 }
 
 /// A Sidecar of ours.
@@ -139,6 +141,7 @@ pub fn plan_namespace(
         return say_to_all(desired, Condition::NotDiscovered);
     }
     let Some(fallback) = Fallback::of(world, settings) else {
+        desired.without_fallback = true;
         let missing = Condition::NoGlobalProxy(settings.global_proxy.clone());
         return say_to_all(desired, missing);
     };
@@ -226,8 +229,23 @@ impl Desired {
     }
 
     /// Whether a group has its Sidecar now; if not, says why.
-    fn begins(&mut self, world: &World, graph: &Graph, kept: &Kept<'_>, filter: &Name) -> bool {
+    fn begins(
+        &mut self,
+        world: &World,
+        graph: &Graph,
+        settings: &Settings,
+        fallback: &Fallback,
+        kept: &Kept<'_>,
+        filter: &Name,
+    ) -> bool {
         let workloads = &kept.group.workloads;
+        if !fallback.is_up && !begin::has_sidecar(world, &kept.name) {
+            for workload in workloads {
+                let down = Condition::FallbackDown(settings.global_proxy.clone());
+                self.say(workload, down);
+            }
+            return false;
+        }
         match begin::begin(world, graph, &kept.group, &kept.name, filter) {
             Begin::Now => return true,
             Begin::Later => {
@@ -300,7 +318,7 @@ impl Desired {
                 ),
             };
             self.filters.insert(filter.clone(), spec);
-            if !self.begins(world, graph, &kept, &filter) {
+            if !self.begins(world, graph, settings, fallback, &kept, &filter) {
                 continue;
             }
             let grown = Grown::of(graph, &kept.group, &base, &mut closures, settings.max_hosts);

@@ -19,6 +19,10 @@ pub struct Pod {
     pub injected: bool,
     /// Whether it has ended, well or not.
     pub ended: bool,
+    /// Whether it serves. It is looked at only where [`World::looking_for_ready_pods`] says.
+    ///
+    /// [`World::looking_for_ready_pods`]: super::World::looking_for_ready_pods
+    pub ready: bool,
     /// When it was made.
     pub created: Timestamp,
 }
@@ -52,6 +56,14 @@ impl Container {
 #[serde(default)]
 struct Status {
     phase: String,
+    conditions: Vec<Condition>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    r#type: String,
+    status: String,
 }
 
 /// The label that istiod gives the pods of a Gateway.
@@ -71,6 +83,8 @@ pub(super) fn read(object: &DynamicObject) -> Result<Pod, String> {
         && containers
             .find(|container| container.name == PROXY)
             .map_or(said, Container::is_sidecar);
+    let ended = matches!(status.phase.as_str(), "Succeeded" | "Failed");
+    let is_ready = |said: &Condition| said.r#type == "Ready" && said.status == "True";
     Ok(Pod {
         workload: owner(object, &labels),
         injected,
@@ -78,7 +92,10 @@ pub(super) fn read(object: &DynamicObject) -> Result<Pod, String> {
             name if name.is_empty() => "default".to_owned(),
             name => name,
         },
-        ended: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+        ended,
+        ready: !ended
+            && object.metadata.deletion_timestamp.is_none()
+            && status.conditions.iter().any(is_ready),
         created: created(object),
         labels,
     })

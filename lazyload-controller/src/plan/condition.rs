@@ -28,6 +28,8 @@ pub enum Condition {
     RootNamespace(String),
     /// There is nothing to fall back to.
     NoGlobalProxy(Name),
+    /// The Service to fall back to has no pod that is ready.
+    FallbackDown(Name),
     /// So many hosts did not fit into its Sidecar.
     Capped(usize),
 }
@@ -45,6 +47,7 @@ impl Condition {
             Self::NotLearned(_) => "NotLearned",
             Self::RootNamespace(_) => "RootNamespace",
             Self::NoGlobalProxy(_) => "NoGlobalProxy",
+            Self::FallbackDown(_) => "FallbackDown",
             Self::Capped(_) => "SidecarCapped",
         }
     }
@@ -90,6 +93,10 @@ impl fmt::Display for Condition {
             Self::NoGlobalProxy(name) => write!(
                 f,
                 "There is no Service {name} with a port for HTTP to fall back to: the workload is not made lazy. Install the global proxy."
+            ),
+            Self::FallbackDown(name) => write!(
+                f,
+                "No pod of Service {name} is ready, so there is nothing to fall back to: the workload is not made lazy until one is. See to the global proxy."
             ),
             Self::Capped(hosts) => write!(
                 f,

@@ -1,11 +1,15 @@
 //! Where calls to what a Sidecar does not have go.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
 use super::Settings;
 use crate::mesh::World;
+use crate::mesh::object::selects;
 use crate::mesh::service::PortProtocol;
 
 /// Where the fallback stands in this mesh.
@@ -15,6 +19,8 @@ pub(super) struct Fallback {
     pub(super) tunnel_port: u16,
     pub(super) http_ports: BTreeSet<u16>,
     pub(super) cidrs: Vec<IpNet>,
+    /// Whether a global proxy serves, as far as can be seen.
+    pub(super) is_up: bool,
 }
 
 impl Fallback {
@@ -31,6 +37,10 @@ impl Fallback {
             .filter(|port| port.protocol == PortProtocol::Http)
             .map(|port| port.number)
             .collect();
+        let mut pods = world.pods(&proxy.namespace).map(|(_, pod)| pod);
+        // Without a selector somebody else says which endpoints it has.
+        let is_up = service.selector.is_empty()
+            || pods.any(|pod| pod.ready && selects(&service.selector, &pod.labels));
         let tunnels = service.port(settings.tunnel_port).is_some();
         let mut cidrs = world.service_cidrs();
         if cidrs.is_empty() {
@@ -42,6 +52,7 @@ impl Fallback {
             tunnel_port: settings.tunnel_port,
             http_ports,
             cidrs: if tunnels { cidrs } else { Vec::new() },
+            is_up,
         })
     }
 }

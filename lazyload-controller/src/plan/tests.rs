@@ -494,7 +494,8 @@ fn conditions_tell_what_to_do() {
         Condition::NotDiscovered,
         Condition::RootNamespace("istio-system".to_owned()),
         Condition::NotLearned(BTreeSet::from([workload("cart")])),
-        Condition::NoGlobalProxy(at),
+        Condition::NoGlobalProxy(at.clone()),
+        Condition::FallbackDown(at),
         Condition::Capped(3),
     ] {
         assert!(condition.to_string().len() > 40, "{condition}");

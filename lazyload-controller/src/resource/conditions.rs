@@ -12,8 +12,9 @@ use super::{
 };
 
 /// The types of these conditions. One of them that is not said does not hold.
-pub const KINDS: [&str; 11] = [
+pub const KINDS: [&str; 12] = [
     "EditedByHand",
+    "FallbackDown",
     "NameTaken",
     "NoGlobalProxy",
     "NoSelector",

@@ -252,6 +252,45 @@ fn opting_out_removes_sidecars_first_and_the_fallback_later() {
 }
 
 #[test]
+fn a_global_proxy_s_service_that_is_made_anew_costs_no_sidecar() {
+    let mut cluster = Cluster::settled();
+    let at = name("lazymesh-system/global-proxy");
+    let without = |cluster: &mut Cluster| {
+        cluster.world.delete(Kind::Service, &at);
+    };
+    without(&mut cluster);
+    assert_eq!(cluster.step(), [""; 0]);
+    assert_eq!(cluster.todo().again, Some(FORGIVEN));
+    cluster.pass(29);
+    assert_eq!(cluster.step(), [""; 0]);
+    let ports = ["http:80", "tcp-tunnel:15009"];
+    cluster.world.service(&at.to_string(), "10.96.0.3", &ports);
+    assert_eq!(cluster.todo(), Todo::default());
+    // The time counts anew.
+    without(&mut cluster);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(29);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(1);
+    assert_eq!(cluster.step().len(), 2);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(10);
+    assert_eq!(cluster.step(), ["delete EnvoyFilter lazymesh-fallback"]);
+    assert_eq!(cluster.todo(), Todo::default());
+    assert_eq!(cluster.memory, Memory::default());
+}
+
+#[test]
+fn opting_out_without_a_global_proxy_waits_for_nothing() {
+    let mut cluster = Cluster::settled();
+    let at = name("lazymesh-system/global-proxy");
+    cluster.world.delete(Kind::Service, &at);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.opt("off");
+    assert_eq!(cluster.step().len(), 2);
+}
+
+#[test]
 fn a_restart_in_between_waits_anew_and_still_removes_all() {
     let mut cluster = Cluster::settled();
     cluster.opt("off");
