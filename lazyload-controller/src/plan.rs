@@ -45,7 +45,7 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// Hosts that every sidecar has; a wildcard stands for all below it.
     pub always: BTreeSet<String>,
-    /// How many hosts a Sidecar may have before what is learned goes on by the fallback.
+    /// How many hosts a Sidecar may have beside those that all have, before what is learned goes on by the fallback.
     pub max_hosts: usize,
 }
 
@@ -321,15 +321,15 @@ impl Desired {
             if !self.begins(world, graph, settings, fallback, &kept, &filter) {
                 continue;
             }
-            let grown = Grown::of(graph, &kept.group, &base, &mut closures, settings.max_hosts);
+            let with = (settings, fallback);
+            let grown = Grown::of(graph, namespace, &kept, &base, &mut closures, with);
             if grown.capped > 0 {
                 for workload in &kept.group.workloads {
                     self.say(workload, Condition::Capped(grown.capped));
                 }
             }
             let name = kept.name.clone();
-            let sidecar =
-                grown.into_sidecar(kept, namespace, base.len(), fallback, settings, filter);
+            let sidecar = grown.into_sidecar(kept, filter);
             self.sidecars.insert(name, sidecar);
         }
     }

@@ -338,7 +338,7 @@ fn what_the_operator_and_the_mesh_config_name_is_in_every_one() {
 fn beyond_the_cap_what_was_learned_last_stays_out() {
     let graph = learned("cart", &["rates.bank", "pay.bank"]);
     let settings = Settings {
-        max_hosts: 3,
+        max_hosts: 1,
         ..settings()
     };
     let desired = plan_by(&shop(), &graph, &settings);
@@ -524,7 +524,8 @@ proptest! {
     fn growing_by_one_host_is_planning_with_it(
         before in proptest::collection::btree_set("(pay|rates|gone|out|routed)\\.bank|cart\\.shop", 0..4),
         new in "(pay|rates|gone|out|routed)\\.bank|cart\\.shop",
-        max_hosts in 2_usize..9,
+        max_hosts in 0_usize..7,
+        user in proptest::option::of(proptest::sample::subsequence(vec!["./*", "bank/*", "~bank/pay.bank.svc.cluster.local", "front/*", "istio-system/*"], 0..=5)),
     ) {
         prop_assume!(!before.contains(&new));
         let mut world = shop();
@@ -535,6 +536,10 @@ proptest! {
             "front/routed",
             json!({"hosts": [full("routed.bank")], "http": [{"route": [{"destination": {"host": full("pay.bank")}}]}]}),
         );
+        if let Some(allowed) = user {
+            let theirs = json!({"spec": {"egress": [{"hosts": allowed}]}});
+            world.put(Kind::Sidecar, "istio-system/default", theirs);
+        }
         let settings = Settings { max_hosts, ..settings() };
         let mut hosts: Vec<&str> = before.iter().map(String::as_str).collect();
         let at = Name::new("shop", CART);
@@ -551,14 +556,31 @@ proptest! {
 }
 
 #[test]
-fn beside_a_user_s_sidecar_nothing_grows_without_a_plan() {
+fn beside_a_user_s_sidecar_grows_what_it_allows_and_beside_one_not_understood_nothing() {
     let mut world = shop();
     let spec = plan(&world, &Graph::new()).sidecars[&Name::new("shop", CART)].clone();
-    assert!(grow_by(&world, &spec, &full("pay.bank"), 100).is_some());
-    world.put(
-        Kind::Sidecar,
-        "shop/default",
-        json!({"spec": {"egress": [{"hosts": ["./*"]}]}}),
-    );
-    assert_eq!(grow_by(&world, &spec, &full("pay.bank"), 100), None);
+    let mut grows = |allowed: serde_json::Value| {
+        let theirs = json!({"spec": {"egress": [allowed]}});
+        world.put(Kind::Sidecar, "istio-system/default", theirs);
+        grow_by(&world, &spec, &full("pay.bank"), 100)
+    };
+    assert!(grows(json!({"hosts": ["*/*"]})).is_some());
+    assert_eq!(grows(json!({"hosts": ["./*"]})), None);
+    let ports = json!({"port": {"number": 80}, "hosts": ["*/*"]});
+    assert_eq!(grows(ports), None);
+}
+
+#[test]
+fn what_every_sidecar_has_takes_no_room_from_what_is_learned() {
+    let settings = Settings {
+        always: BTreeSet::from([full("*.shop"), full("rates.bank")]),
+        max_hosts: 1,
+        ..settings()
+    };
+    let graph = learned("cart", &["rates.bank", "pay.bank"]);
+    let desired = plan_by(&shop(), &graph, &settings);
+    let all = ["bank/pay.bank", "bank/rates.bank", "shop/cart.shop"];
+    assert_eq!(hosts(&desired, CART), with_base(&all));
+    assert_eq!(kinds(&desired, "cart"), [""; 0]);
+    assert_eq!(desired.sidecars[&Name::new("shop", CART)].counts, (2, 0, 4));
 }
