@@ -126,7 +126,10 @@ impl App {
         };
         let store = store(serve, client.clone(), &metrics)?;
         let known = Known {
-            world: Arc::new(RwLock::new(World::new(&serve.sidecars.cluster_domain))),
+            world: Arc::new(RwLock::new(
+                World::new(&serve.sidecars.cluster_domain)
+                    .looking_for_ready_pods(&serve.sidecars.global_proxy_service.namespace),
+            )),
             given: Given::default(),
         };
         let auth = authentication(auth, serve, client.clone())?;

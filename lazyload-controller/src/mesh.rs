@@ -137,6 +137,8 @@ pub struct Unreadable {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct World {
     cluster_domain: String,
+    /// Where it matters whether pods are ready.
+    ready_in: String,
     config: MeshConfig,
     namespaces: Table<Namespace>,
     pods: Table<Pod>,
@@ -158,6 +160,14 @@ impl World {
             cluster_domain: cluster_domain.trim_matches('.').to_ascii_lowercase(),
             ..Self::default()
         }
+    }
+
+    /// Whether pods are ready is looked at in this namespace, that of the global proxy, and matters everywhere. Elsewhere
+    /// it does not, and must be no reason to plan.
+    #[must_use]
+    pub fn looking_for_ready_pods(self, namespace: &str) -> Self {
+        let ready_in = namespace.to_owned();
+        Self { ready_in, ..self }
     }
 
     /// Takes an object as it now is; says which namespaces that may matter to.
@@ -229,7 +239,7 @@ impl World {
                 let changed = self.namespaces.set(name, namespace::read(object));
                 Touched::when(changed, Touched::Everything)
             }
-            Kind::Pod => Touched::when(self.pods.set(name, pod::read(object)?), own()),
+            Kind::Pod => self.set_pod(name, pod::read(object)?),
             Kind::Sidecar => {
                 let touched = self.of_sidecar(name);
                 let changed = self.sidecars.set(name, sidecar::read(object)?);
@@ -258,6 +268,17 @@ impl World {
                 self.set_route(kind, name, route)
             }
         })
+    }
+
+    fn set_pod(&mut self, name: &Name, mut pod: Pod) -> Touched {
+        pod.ready &= name.namespace == self.ready_in;
+        let was_ready = self.pods.get(name).is_some_and(|pod| pod.ready);
+        let touched = if was_ready == pod.ready {
+            Touched::Namespace(name.namespace.clone())
+        } else {
+            Touched::Everything
+        };
+        Touched::when(self.pods.set(name, pod), touched)
     }
 
     fn set_service(&mut self, name: &Name, service: Service) -> Touched {
@@ -298,7 +319,10 @@ impl World {
             Kind::Namespace => {
                 Touched::when(self.namespaces.take(name).is_some(), Touched::Everything)
             }
-            Kind::Pod => Touched::when(self.pods.take(name).is_some(), own()),
+            Kind::Pod => match self.pods.take(name) {
+                Some(pod) if pod.ready => Touched::Everything,
+                pod => Touched::when(pod.is_some(), own()),
+            },
             Kind::Sidecar => {
                 let touched = self.of_sidecar(name);
                 Touched::when(self.sidecars.take(name).is_some(), touched)

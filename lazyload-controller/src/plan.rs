@@ -4,7 +4,9 @@
 //! where nothing has changed nothing else is wanted. When it is written is the business of [`actions`].
 
 pub mod actions;
+mod begin;
 pub mod condition;
+mod fallback;
 mod growth;
 pub mod user;
 
@@ -19,15 +21,17 @@ use dependency_graph::{Graph, Mode, Workload, mode};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use begin::Begin;
 pub use condition::Condition;
 pub use growth::grow_by;
 
 use crate::closure::{Closures, EgressHost};
 use crate::eligible::{Reach, Why, always};
 use crate::mesh::object::{Labels, selects};
-use crate::mesh::service::{Form, PortProtocol};
+use crate::mesh::service::Form;
 use crate::mesh::{Name, Pod, World};
 use crate::selector::{Group, groups};
+use fallback::Fallback;
 use growth::Grown;
 
 /// What the operator chooses.
@@ -41,7 +45,7 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// Hosts that every sidecar has; a wildcard stands for all below it.
     pub always: BTreeSet<String>,
-    /// How many hosts a Sidecar may have before what is learned goes on by the fallback.
+    /// How many hosts a Sidecar may have beside those that all have, before what is learned goes on by the fallback.
     pub max_hosts: usize,
 }
 
@@ -50,12 +54,16 @@ pub struct Settings {
 pub struct Desired {
     /// Sidecars, by their names.
     pub sidecars: BTreeMap<Name, SidecarSpec>,
+    /// Those whose Sidecar waits for what will come by itself, with the EnvoyFilter that it needs.
+    pub waiting: BTreeMap<Workload, Name>,
     /// EnvoyFilters, by their names.
     pub filters: BTreeMap<Name, FilterSpec>,
     /// What holds for workloads in mode `sidecar`.
     pub conditions: BTreeMap<Workload, BTreeSet<Condition>>,
     /// How many hosts every sidecar of the namespace has, by reason.
     pub always: BTreeMap<Why, usize>,
+    /// Whether nothing is wanted only because there is nothing to fall back to: what is there may stay for a while.
+    pub without_fallback: bool,
 }
 
 /// A Sidecar of ours.
@@ -124,10 +132,16 @@ pub fn plan_namespace(
     if wanted.is_empty() || namespace == settings.global_proxy.namespace {
         return desired;
     }
+    // What is there is for the whole mesh.
+    if namespace == world.config().root_namespace {
+        let root = Condition::RootNamespace(namespace.to_owned());
+        return say_to_all(desired, root);
+    }
     if !world.config().discovers(&found.labels) {
         return say_to_all(desired, Condition::NotDiscovered);
     }
     let Some(fallback) = Fallback::of(world, settings) else {
+        desired.without_fallback = true;
         let missing = Condition::NoGlobalProxy(settings.global_proxy.clone());
         return say_to_all(desired, missing);
     };
@@ -145,44 +159,6 @@ pub fn plan_namespace(
     desired
 }
 
-/// Where the fallback stands in this mesh.
-struct Fallback {
-    host: String,
-    http_port: u16,
-    tunnel_port: u16,
-    http_ports: BTreeSet<u16>,
-    cidrs: Vec<IpNet>,
-}
-
-impl Fallback {
-    /// `None` while there is no global proxy to fall back to.
-    fn of(world: &World, settings: &Settings) -> Option<Self> {
-        let proxy = &settings.global_proxy;
-        let mut services = world.services_in(&proxy.namespace);
-        let domain = world.cluster_domain();
-        let host = format!("{}.{}.svc.{domain}", proxy.name, proxy.namespace);
-        let service = services.find(|service| service.host == host)?;
-        let http_ports: BTreeSet<u16> = service
-            .ports
-            .iter()
-            .filter(|port| port.protocol == PortProtocol::Http)
-            .map(|port| port.number)
-            .collect();
-        let tunnels = service.port(settings.tunnel_port).is_some();
-        let mut cidrs = world.service_cidrs();
-        if cidrs.is_empty() {
-            cidrs.clone_from(&settings.service_cidrs);
-        }
-        Some(Self {
-            host,
-            http_port: *http_ports.first()?,
-            tunnel_port: settings.tunnel_port,
-            http_ports,
-            cidrs: if tunnels { cidrs } else { Vec::new() },
-        })
-    }
-}
-
 /// A group that gets a Sidecar, and what the user's Sidecar of the namespace says about it.
 struct Kept<'a> {
     group: Group,
@@ -191,6 +167,20 @@ struct Kept<'a> {
 }
 
 impl Desired {
+    /// The same without a Sidecar that is not there yet: only the fallback, so that it is as old as the namespace's time
+    /// in the mode.
+    pub fn hold(&mut self) {
+        for spec in std::mem::take(&mut self.sidecars).into_values() {
+            let filter = spec.filter;
+            let held = spec.workloads.into_iter().map(|of| (of, filter.clone()));
+            self.waiting.extend(held);
+        }
+        self.conditions.retain(|_, said| {
+            said.retain(|one| !matches!(one, Condition::NotLearned(_)));
+            !said.is_empty()
+        });
+    }
+
     fn say(&mut self, workload: &Workload, condition: Condition) {
         let said = self.conditions.entry(workload.clone()).or_default();
         said.insert(condition);
@@ -236,6 +226,39 @@ impl Desired {
                 None
             }
         }
+    }
+
+    /// Whether a group has its Sidecar now; if not, says why.
+    fn begins(
+        &mut self,
+        world: &World,
+        graph: &Graph,
+        settings: &Settings,
+        fallback: &Fallback,
+        kept: &Kept<'_>,
+        filter: &Name,
+    ) -> bool {
+        let workloads = &kept.group.workloads;
+        if !fallback.is_up && !begin::has_sidecar(world, &kept.name) {
+            for workload in workloads {
+                let down = Condition::FallbackDown(settings.global_proxy.clone());
+                self.say(workload, down);
+            }
+            return false;
+        }
+        match begin::begin(world, graph, &kept.group, &kept.name, filter) {
+            Begin::Now => return true,
+            Begin::Later => {
+                let waiting = workloads.iter().map(|of| (of.clone(), filter.clone()));
+                self.waiting.extend(waiting);
+            }
+            Begin::NotLearned(running) => {
+                for workload in workloads {
+                    self.say(workload, Condition::NotLearned(running.clone()));
+                }
+            }
+        }
+        false
     }
 
     fn write(
@@ -295,15 +318,18 @@ impl Desired {
                 ),
             };
             self.filters.insert(filter.clone(), spec);
-            let grown = Grown::of(graph, &kept.group, &base, &mut closures, settings.max_hosts);
+            if !self.begins(world, graph, settings, fallback, &kept, &filter) {
+                continue;
+            }
+            let with = (settings, fallback);
+            let grown = Grown::of(graph, namespace, &kept, &base, &mut closures, with);
             if grown.capped > 0 {
                 for workload in &kept.group.workloads {
                     self.say(workload, Condition::Capped(grown.capped));
                 }
             }
             let name = kept.name.clone();
-            let sidecar =
-                grown.into_sidecar(kept, namespace, base.len(), fallback, settings, filter);
+            let sidecar = grown.into_sidecar(kept, filter);
             self.sidecars.insert(name, sidecar);
         }
     }

@@ -202,21 +202,23 @@ impl Writing {
         self.of.agenda.lock().lead(false, Instant::now());
     }
 
-    /// Takes out the plans of namespaces of which nothing is written yet and whose past is not learned.
-    fn hold_cold(&mut self, plans: &mut Vec<(String, Desired)>) {
+    /// Namespaces that have no Sidecar yet and whose past is not learned get only their fallback.
+    fn hold_cold(&mut self, plans: &mut [(String, Desired)]) {
         let (Some(warm), true) = (&self.of.warm, self.of.parts.leading.now()) else {
             return;
         };
         let world = self.of.parts.watched.world().read();
         let warming = &mut self.warming;
-        plans.retain(|(namespace, desired)| {
-            if desired.sidecars.is_empty() {
+        for (namespace, desired) in plans {
+            if desired.filters.is_empty() {
                 warming.forget(namespace);
-                return true;
+                continue;
             }
             let begun = || world.sidecars(namespace).any(|(_, one)| one.ours.is_some());
-            begun() || warming.is_warm(namespace, warm)
-        });
+            if !begun() && !warming.is_warm(namespace, warm) {
+                desired.hold();
+            }
+        }
     }
 
     fn take_in(&mut self, news: &News) {

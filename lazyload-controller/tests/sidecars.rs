@@ -132,8 +132,10 @@ async fn a_user_s_sidecar_wins_also_one_that_comes_later() {
     mesh.until_said("shop", "web", "NameTaken", "True", "NameTaken")
         .await;
     assert!(mesh.sidecar("shop", "cart").await.is_none());
+    // Its pod is older than the fallback that it is to have now.
+    mesh.learn(&controller, &[("cart", "pay")]).await;
     mesh.delete_sidecar("shop", "theirs").await;
-    mesh.until_given("shop", "cart", &[]).await;
+    mesh.until_given("shop", "cart", &["pay"]).await;
     mesh.until_said("shop", "cart", "SidecarWritten", "True", "Written")
         .await;
 

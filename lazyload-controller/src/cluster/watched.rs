@@ -9,6 +9,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use dependency_graph::Timestamp;
 use kube::core::{DynamicObject, ObjectMeta};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -226,7 +227,10 @@ impl Watched {
         let applied = {
             let mut world = self.world.write();
             let ours = is_ours(object) && was_ours(&world, kind, &name);
-            world.apply(kind, object).map(|touched| (touched, ours))
+            let before = since(&world, kind, &name);
+            let touched = world.apply(kind, object);
+            let is_new = since(&world, kind, &name) != before;
+            touched.map(|touched| (touched, ours && !is_new))
         };
         match applied {
             Ok((_, true)) if !is_news => {}
@@ -273,6 +277,12 @@ fn is_ours(object: &DynamicObject) -> bool {
     let labels = object.metadata.labels.as_ref();
     let label = labels.and_then(|labels| labels.get(MANAGED_BY.0));
     label.map(String::as_str) == Some(MANAGED_BY.1)
+}
+
+/// When an EnvoyFilter of ours was made: by that it is judged whether a workload may be given its first Sidecar.
+fn since(world: &World, kind: Kind, name: &Name) -> Option<Timestamp> {
+    let filter = Some(name).filter(|_| kind == Kind::EnvoyFilter)?;
+    Some(world.filter(filter)?.ours.as_ref()?.created)
 }
 
 /// Whether what is known of that name, if there is something, is ours.

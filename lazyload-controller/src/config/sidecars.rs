@@ -101,7 +101,8 @@ pub struct SidecarArgs {
         value_delimiter = ','
     )]
     pub always: Vec<String>,
-    /// How many hosts a Sidecar may have; calls to what is learned beyond that go by the fallback
+    /// How many hosts a Sidecar may have beside those that all have; calls to what is learned beyond that go by the
+    /// fallback
     #[arg(
         long,
         env = "LAZYMESH_MAX_HOSTS",

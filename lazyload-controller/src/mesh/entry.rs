@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use kube::core::DynamicObject;
 use serde::Deserialize;
 
-use super::object::{Name, part};
+use super::object::{Labels, Name, part};
 use super::service::{Form, Service, ServicePort, said};
 
 #[derive(Default, Deserialize)]
@@ -57,6 +57,7 @@ pub(super) fn read(object: &DynamicObject) -> Result<Vec<Service>, String> {
             addresses: addresses.clone(),
             networks: networks.clone(),
             form: Form::Entry(name.clone()),
+            selector: Labels::new(),
             export_to: spec.export_to.clone(),
         })
         .collect())

@@ -30,7 +30,7 @@ pub(crate) fn object(at: &str, mut body: Value) -> DynamicObject {
 
 /// A mesh with the namespaces that every mesh of ours has.
 pub(crate) fn world() -> World {
-    let mut world = World::new("cluster.local");
+    let mut world = World::new("cluster.local").looking_for_ready_pods("lazymesh-system");
     for namespace in ["istio-system", "lazymesh-system"] {
         world.put(Kind::Namespace, namespace, json!({}));
     }
@@ -89,11 +89,12 @@ impl World {
     }
 }
 
-/// See [`World::put_pod`].
+/// See [`World::put_pod`]. It is younger than whatever tests make at their beginning.
 pub(crate) fn pod_of(app: &str) -> Value {
     json!({
         "metadata": {
             "generateName": format!("{app}-5d4f-"),
+            "creationTimestamp": "1970-01-02T00:00:00Z",
             "labels": {"app": app, "pod-template-hash": "5d4f"},
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "uid": "1",
                                  "name": format!("{app}-5d4f"), "controller": true}],

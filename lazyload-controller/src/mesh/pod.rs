@@ -1,10 +1,10 @@
 //! A pod: what it takes to know its workload, and whether it has a sidecar.
 
-use dependency_graph::Workload;
+use dependency_graph::{Timestamp, Workload};
 use kube::core::DynamicObject;
 use serde::Deserialize;
 
-use super::object::{Labels, annotation, labels, part};
+use super::object::{Labels, annotation, created, labels, part};
 
 /// A pod.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -19,6 +19,12 @@ pub struct Pod {
     pub injected: bool,
     /// Whether it has ended, well or not.
     pub ended: bool,
+    /// Whether it serves. It is looked at only where [`World::looking_for_ready_pods`] says.
+    ///
+    /// [`World::looking_for_ready_pods`]: super::World::looking_for_ready_pods
+    pub ready: bool,
+    /// When it was made.
+    pub created: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -34,14 +40,34 @@ struct Spec {
 #[serde(default)]
 struct Container {
     name: String,
+    args: Vec<String>,
+}
+
+impl Container {
+    /// Whether it is a sidecar's: gateways, waypoints and ztunnel have a container of that name as well, and tell
+    /// `proxy` what they are.
+    fn is_sidecar(&self) -> bool {
+        let after = self.args.iter().skip_while(|arg| *arg != "proxy").nth(1);
+        after.is_none_or(|role| role.starts_with('-') || role == "sidecar")
+    }
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Status {
     phase: String,
+    conditions: Vec<Condition>,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    r#type: String,
+    status: String,
+}
+
+/// The label that istiod gives the pods of a Gateway.
+const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
 /// The name of the sidecar's container.
 const PROXY: &str = "istio-proxy";
 
@@ -51,9 +77,14 @@ pub(super) fn read(object: &DynamicObject) -> Result<Pod, String> {
     let labels = labels(object);
     let mut containers = spec.containers.iter().chain(&spec.init_containers);
     // Whoever injects by other means sets the label by which istiod gives the pod's peers mutual TLS.
-    let injected = containers.any(|container| container.name == PROXY)
-        || annotation(object, "sidecar.istio.io/status").is_some()
+    let said = annotation(object, "sidecar.istio.io/status").is_some()
         || labels.get("security.istio.io/tlsMode").map(String::as_str) == Some("istio");
+    let injected = !labels.contains_key(GATEWAY)
+        && containers
+            .find(|container| container.name == PROXY)
+            .map_or(said, Container::is_sidecar);
+    let ended = matches!(status.phase.as_str(), "Succeeded" | "Failed");
+    let is_ready = |said: &Condition| said.r#type == "Ready" && said.status == "True";
     Ok(Pod {
         workload: owner(object, &labels),
         injected,
@@ -61,7 +92,11 @@ pub(super) fn read(object: &DynamicObject) -> Result<Pod, String> {
             name if name.is_empty() => "default".to_owned(),
             name => name,
         },
-        ended: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+        ended,
+        ready: !ended
+            && object.metadata.deletion_timestamp.is_none()
+            && status.conditions.iter().any(is_ready),
+        created: created(object),
         labels,
     })
 }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use kube::core::DynamicObject;
 use serde::Deserialize;
 
-use super::object::{Name, annotation, list, part};
+use super::object::{Labels, Name, annotation, list, part};
 
 /// What can be called by a name.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,6 +23,8 @@ pub struct Service {
     pub networks: Vec<IpNet>,
     /// What it stands for.
     pub form: Form,
+    /// The labels of the pods behind it; empty if it does not say.
+    pub selector: Labels,
     /// `exportTo`; empty if it does not say.
     pub export_to: Vec<String>,
 }
@@ -73,6 +75,7 @@ struct Spec {
     #[serde(rename = "clusterIPs")]
     cluster_ips: Vec<String>,
     ports: Vec<PortSpec>,
+    selector: Labels,
 }
 
 #[derive(Default, Deserialize)]
@@ -107,6 +110,7 @@ pub(super) fn read(object: &DynamicObject, cluster_domain: &str) -> Result<Servi
         addresses: ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
         networks: Vec::new(),
         form,
+        selector: spec.selector,
         export_to: list(annotation(object, EXPORT_TO)),
     })
 }

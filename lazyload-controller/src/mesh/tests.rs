@@ -292,6 +292,11 @@ fn reads_pods_and_their_owners() {
 
 #[test]
 fn knows_a_sidecar_by_container_annotation_or_label() {
+    // Gateways that were injected have the annotation too.
+    let proxy = |args: &[&str]| {
+        json!({"metadata": {"annotations": {"sidecar.istio.io/status": "{}"}},
+               "spec": {"containers": [{"name": "istio-proxy", "args": args}]}})
+    };
     for (body, injected) in [
         (
             json!({"spec": {"containers": [{"name": "istio-proxy"}]}}),
@@ -310,6 +315,15 @@ fn knows_a_sidecar_by_container_annotation_or_label() {
             true,
         ),
         (json!({"spec": {"containers": [{"name": "app"}]}}), false),
+        (proxy(&["proxy", "sidecar", "--domain", "x"]), true),
+        (proxy(&["proxy", "--domain", "x"]), true),
+        (proxy(&["proxy", "router", "--domain", "x"]), false),
+        (proxy(&["proxy", "waypoint"]), false),
+        (
+            json!({"metadata": {"labels": {"gateway.networking.k8s.io/gateway-name": "g"}},
+                   "spec": {"containers": [{"name": "istio-proxy"}]}}),
+            false,
+        ),
     ] {
         let mut world = world();
         world.put(Kind::Pod, "shop/one", body.clone());

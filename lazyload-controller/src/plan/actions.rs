@@ -28,6 +28,9 @@ pub const SETTLED: Duration = Duration::from_secs(3);
 /// How long an EnvoyFilter outlives the last Sidecar that needed it, unless said otherwise.
 pub const LINGER: Duration = Duration::from_secs(10);
 
+/// How long Sidecars stay when the Service of the global proxy is not there: it may be made anew.
+pub const FORGIVEN: Duration = Duration::from_secs(30);
+
 /// Something to do in the cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -67,6 +70,8 @@ impl Default for Pace {
 pub struct Memory {
     /// Since when EnvoyFilters of ours have been unwanted.
     unwanted: BTreeMap<Name, Timestamp>,
+    /// Since when there has been no Service to fall back to.
+    without_fallback: Option<Timestamp>,
     /// When a step of a Sidecar was taken.
     stepped: BTreeMap<Name, Instant>,
 }
@@ -120,6 +125,16 @@ pub fn todo(
         .filter_map(|(name, filter)| Some((name, filter.ours.as_ref()?)))
         .collect();
     let mut todo = Todo::default();
+    if desired.without_fallback && !sidecars.is_empty() {
+        let since = *memory.without_fallback.get_or_insert(now.wall);
+        let due = later(since, FORGIVEN);
+        if now.wall < due {
+            todo.look_again(due.since(now.wall));
+            return todo;
+        }
+    } else {
+        memory.without_fallback = None;
+    }
     for (name, spec) in &desired.filters {
         let object = render::envoyfilter::render(name, spec);
         if differs(filters.get(name).copied(), &object) {

@@ -22,8 +22,14 @@ pub enum Condition {
     NameTaken(Name),
     /// istiod does not look at its namespace.
     NotDiscovered,
+    /// These run, and nothing is known of what they use.
+    NotLearned(BTreeSet<Workload>),
+    /// Its namespace is the mesh's root namespace.
+    RootNamespace(String),
     /// There is nothing to fall back to.
     NoGlobalProxy(Name),
+    /// The Service to fall back to has no pod that is ready.
+    FallbackDown(Name),
     /// So many hosts did not fit into its Sidecar.
     Capped(usize),
 }
@@ -38,7 +44,10 @@ impl Condition {
             Self::SharedSelector(_) => "SharedSelector",
             Self::NameTaken(_) => "NameTaken",
             Self::NotDiscovered => "NotDiscovered",
+            Self::NotLearned(_) => "NotLearned",
+            Self::RootNamespace(_) => "RootNamespace",
             Self::NoGlobalProxy(_) => "NoGlobalProxy",
+            Self::FallbackDown(_) => "FallbackDown",
             Self::Capped(_) => "SidecarCapped",
         }
     }
@@ -71,9 +80,23 @@ impl fmt::Display for Condition {
             Self::NotDiscovered => f.write_str(
                 "The namespace does not match discoverySelectors of the mesh config: istiod does not look at it.",
             ),
+            Self::NotLearned(workloads) => {
+                f.write_str("Nothing is known of what it uses, and pods of it ran before the fallback was there: made lazy, their calls under way would end. Restart its pods, pin what it uses, learn it first in mode observe (--prometheus), or set spec.mode in its record. It is about:")?;
+                workloads
+                    .iter()
+                    .try_for_each(|workload| write!(f, " {}", workload.record_name()))
+            }
+            Self::RootNamespace(namespace) => write!(
+                f,
+                "{namespace} is the mesh's root namespace: an EnvoyFilter or Sidecar there holds for every pod of the mesh, so nothing is written. Move the workload, or take the label off."
+            ),
             Self::NoGlobalProxy(name) => write!(
                 f,
                 "There is no Service {name} with a port for HTTP to fall back to: the workload is not made lazy. Install the global proxy."
+            ),
+            Self::FallbackDown(name) => write!(
+                f,
+                "No pod of Service {name} is ready, so there is nothing to fall back to: the workload is not made lazy until one is. See to the global proxy."
             ),
             Self::Capped(hosts) => write!(
                 f,

@@ -24,43 +24,54 @@ pub fn grow_by(
         workloads: spec.workloads.clone(),
         selector: spec.selector.clone(),
     };
-    if !matches!(user::of(world, namespace, &group), user::User::None) {
-        return None;
-    }
+    let user = match user::of(world, namespace, &group) {
+        user::User::None => None,
+        user::User::Merged(merged) => Some(merged),
+        user::User::Wins(_) | user::User::NotUnderstood(_) => return None,
+    };
+    let (learned, pinned, always) = spec.counts;
     let mut grown = Grown {
+        namespace,
+        user,
         hosts: spec.hosts.clone(),
-        learned: spec.counts.0,
-        pinned: spec.counts.1,
+        limit: always.saturating_add(max_hosts),
+        counts: (learned, pinned, always),
         capped: 0,
     };
     let mut closures = Closures::new(world, namespace);
-    if !grown.add(closures.of(host), max_hosts) {
+    if !grown.add(closures.of(host)) {
         return None;
     }
     Some(SidecarSpec {
         hosts: grown.hosts,
-        counts: (grown.learned + 1, grown.pinned, spec.counts.2),
+        counts: (learned + 1, pinned, always),
         ..spec.clone()
     })
 }
 
-/// The hosts of a group, and how many were learned, are pinned, and did not fit.
-pub(super) struct Grown {
+/// The hosts of a group: only what the user's Sidecar allows, and no more beside what all have than the operator does.
+pub(super) struct Grown<'a> {
+    namespace: &'a str,
+    user: Option<user::Merged<'a>>,
     hosts: BTreeSet<EgressHost>,
-    learned: usize,
-    pinned: usize,
+    limit: usize,
+    /// How many were learned, are pinned, and are in every Sidecar.
+    counts: (usize, usize, usize),
+    /// How many did not fit.
     pub(super) capped: usize,
 }
 
-impl Grown {
+impl<'a> Grown<'a> {
     /// What is pinned comes first, then what was learned first. What a host brings along comes with it or not at all.
     pub(super) fn of(
         graph: &Graph,
-        group: &Group,
+        namespace: &'a str,
+        kept: &Kept<'a>,
         base: &BTreeSet<EgressHost>,
         closures: &mut Closures<'_>,
-        max_hosts: usize,
+        (settings, fallback): (&Settings, &Fallback),
     ) -> Self {
+        let group = &kept.group;
         let records = || {
             let workloads = group.workloads.iter();
             workloads.filter_map(|workload| graph.workload(workload))
@@ -80,52 +91,50 @@ impl Grown {
             .collect();
         learned.sort_unstable();
         let mut grown = Self {
-            hosts: base.clone(),
-            learned: 0,
-            pinned: 0,
+            namespace,
+            user: kept.user,
+            hosts: BTreeSet::new(),
+            limit: usize::MAX,
+            counts: (0, 0, 0),
             capped: 0,
         };
+        grown.add(base);
+        // Whatever a user's Sidecar allows: without the global proxy there is no fallback.
+        let proxy = EgressHost::new(&settings.global_proxy.namespace, &fallback.host);
+        grown.hosts.insert(proxy);
+        grown.counts.2 = grown.hosts.len();
+        grown.limit = grown.counts.2.saturating_add(settings.max_hosts);
         for host in &pinned {
-            grown.pinned += usize::from(grown.add(closures.of(host), max_hosts));
+            grown.counts.1 += usize::from(grown.add(closures.of(host)));
         }
         for (_, host) in &learned {
-            grown.learned += usize::from(grown.add(closures.of(host), max_hosts));
+            grown.counts.0 += usize::from(grown.add(closures.of(host)));
         }
         grown
     }
 
-    /// Says whether there is such a host and it has a place.
-    fn add(&mut self, with_it: &BTreeSet<EgressHost>, max_hosts: usize) -> bool {
-        let new = with_it.difference(&self.hosts).count();
-        if new > 0 && self.hosts.len() + new > max_hosts {
+    /// Says whether there is such a host, it may be there, and it has a place.
+    fn add(&mut self, with_it: &BTreeSet<EgressHost>) -> bool {
+        let (namespace, user) = (self.namespace, self.user);
+        let allowed = |host: &&EgressHost| user.is_none_or(|user| user.allows(namespace, host));
+        let with_it: Vec<&EgressHost> = with_it.iter().filter(allowed).collect();
+        let new = with_it.iter().filter(|host| !self.hosts.contains(**host));
+        let new = new.count();
+        if new > 0 && self.hosts.len() + new > self.limit {
             self.capped += 1;
             return false;
         }
-        self.hosts.extend(with_it.iter().cloned());
-        !with_it.is_empty()
+        let any = !with_it.is_empty();
+        self.hosts.extend(with_it.into_iter().cloned());
+        any
     }
 
-    pub(super) fn into_sidecar(
-        self,
-        kept: Kept<'_>,
-        namespace: &str,
-        always: usize,
-        fallback: &Fallback,
-        settings: &Settings,
-        filter: Name,
-    ) -> SidecarSpec {
-        let mut hosts = self.hosts;
-        if let Some(user) = &kept.user {
-            hosts.retain(|host| user.allows(namespace, host));
-        }
-        // Whatever a user's Sidecar allows: without the global proxy there is no fallback.
-        let proxy = EgressHost::new(&settings.global_proxy.namespace, &fallback.host);
-        hosts.insert(proxy);
+    pub(super) fn into_sidecar(self, kept: Kept<'_>, filter: Name) -> SidecarSpec {
         SidecarSpec {
             workloads: kept.group.workloads,
             selector: kept.group.selector,
-            hosts,
-            counts: (self.learned, self.pinned, always),
+            hosts: self.hosts,
+            counts: self.counts,
             outbound_traffic_policy: kept
                 .user
                 .as_ref()

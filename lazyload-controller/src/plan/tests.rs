@@ -58,8 +58,20 @@ fn full(host: &str) -> String {
     format!("{host}.svc.cluster.local")
 }
 
+/// What is wanted of `shop` once its EnvoyFilters are there.
 pub(crate) fn plan(world: &World, graph: &Graph) -> Desired {
-    plan_namespace(world, graph, "shop", &settings())
+    plan_by(world, graph, &settings())
+}
+
+fn plan_by(world: &World, graph: &Graph, settings: &Settings) -> Desired {
+    let mut world = world.clone();
+    for (at, filter) in plan_namespace(&world, graph, "shop", settings).filters {
+        if world.filter(&at).is_none() {
+            let object = crate::render::envoyfilter::render(&at, &filter);
+            world.put(Kind::EnvoyFilter, &at.to_string(), object);
+        }
+    }
+    plan_namespace(&world, graph, "shop", settings)
 }
 
 /// The hosts of a Sidecar of `shop`, in short.
@@ -236,6 +248,35 @@ fn the_global_proxy_s_own_namespace_is_never_lazy() {
 }
 
 #[test]
+fn the_root_namespace_is_never_lazy_and_says_so() {
+    let mut world = shop();
+    world.lazy_namespace("istio-system");
+    let mut body = pod_of("jaeger");
+    world.put(Kind::Pod, "istio-system/jaeger-1", body.clone());
+    let plan = |world: &World, namespace: &str| {
+        plan_namespace(world, &Graph::new(), namespace, &settings())
+    };
+    let said = |desired: &Desired| {
+        assert!(desired.sidecars.is_empty() && desired.filters.is_empty());
+        let said = desired.conditions.values().flatten();
+        said.map(Condition::kind).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&plan(&world, "istio-system")), ["RootNamespace"]);
+    // Also a single pod of it, by its own label.
+    world.put(Kind::Namespace, "istio-system", json!({}));
+    body["metadata"]["labels"]["lazymesh.dev/mode"] = json!("sidecar");
+    world.put(Kind::Pod, "istio-system/jaeger-1", body);
+    assert_eq!(said(&plan(&world, "istio-system")), ["RootNamespace"]);
+    // The mesh config says which it is.
+    world.put(
+        Kind::MeshConfig,
+        "istio-system/istio",
+        json!({"data": {"mesh": "rootNamespace: shop"}}),
+    );
+    assert_eq!(said(&plan(&world, "shop")), ["RootNamespace"; 2]);
+}
+
+#[test]
 fn pods_without_a_sidecar_do_not_count() {
     let mut world = shop();
     let mut bare = pod_of("batch");
@@ -284,7 +325,7 @@ fn what_the_operator_and_the_mesh_config_name_is_in_every_one() {
         always: BTreeSet::from([full("*.shop")]),
         ..settings()
     };
-    let desired = plan_namespace(&world, &Graph::new(), "shop", &settings);
+    let desired = plan_by(&world, &Graph::new(), &settings);
     for sidecar in [CART, WEB] {
         assert_eq!(
             hosts(&desired, sidecar),
@@ -297,10 +338,10 @@ fn what_the_operator_and_the_mesh_config_name_is_in_every_one() {
 fn beyond_the_cap_what_was_learned_last_stays_out() {
     let graph = learned("cart", &["rates.bank", "pay.bank"]);
     let settings = Settings {
-        max_hosts: 3,
+        max_hosts: 1,
         ..settings()
     };
-    let desired = plan_namespace(&shop(), &graph, "shop", &settings);
+    let desired = plan_by(&shop(), &graph, &settings);
     assert_eq!(hosts(&desired, CART), with_base(&["bank/rates.bank"]));
     assert_eq!(kinds(&desired, "cart"), ["SidecarCapped"]);
     assert_eq!(kinds(&desired, "web"), [""; 0]);
@@ -334,7 +375,7 @@ fn without_a_tunnel_port_or_known_addresses_nothing_is_tunnelled_and_tcp_stays()
         tunnel_port: 1,
         ..settings()
     };
-    let desired = plan_namespace(&world, &Graph::new(), "shop", &none);
+    let desired = plan_by(&world, &Graph::new(), &none);
     assert_eq!(hosts(&desired, CART), with_base(&["bank/db.bank"]));
     assert!(
         desired
@@ -349,7 +390,7 @@ fn without_a_tunnel_port_or_known_addresses_nothing_is_tunnelled_and_tcp_stays()
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         ..settings()
     };
-    let desired = plan_namespace(&world, &Graph::new(), "shop", &told);
+    let desired = plan_by(&world, &Graph::new(), &told);
     assert_eq!(hosts(&desired, CART), with_base(&[]));
 }
 
@@ -451,7 +492,10 @@ fn conditions_tell_what_to_do() {
         Condition::SharedSelector(BTreeSet::from([workload("cart")])),
         Condition::NameTaken(at.clone()),
         Condition::NotDiscovered,
-        Condition::NoGlobalProxy(at),
+        Condition::RootNamespace("istio-system".to_owned()),
+        Condition::NotLearned(BTreeSet::from([workload("cart")])),
+        Condition::NoGlobalProxy(at.clone()),
+        Condition::FallbackDown(at),
         Condition::Capped(3),
     ] {
         assert!(condition.to_string().len() > 40, "{condition}");
@@ -480,7 +524,8 @@ proptest! {
     fn growing_by_one_host_is_planning_with_it(
         before in proptest::collection::btree_set("(pay|rates|gone|out|routed)\\.bank|cart\\.shop", 0..4),
         new in "(pay|rates|gone|out|routed)\\.bank|cart\\.shop",
-        max_hosts in 2_usize..9,
+        max_hosts in 0_usize..7,
+        user in proptest::option::of(proptest::sample::subsequence(vec!["./*", "bank/*", "~bank/pay.bank.svc.cluster.local", "front/*", "istio-system/*"], 0..=5)),
     ) {
         prop_assume!(!before.contains(&new));
         let mut world = shop();
@@ -491,12 +536,16 @@ proptest! {
             "front/routed",
             json!({"hosts": [full("routed.bank")], "http": [{"route": [{"destination": {"host": full("pay.bank")}}]}]}),
         );
+        if let Some(allowed) = user {
+            let theirs = json!({"spec": {"egress": [{"hosts": allowed}]}});
+            world.put(Kind::Sidecar, "istio-system/default", theirs);
+        }
         let settings = Settings { max_hosts, ..settings() };
         let mut hosts: Vec<&str> = before.iter().map(String::as_str).collect();
         let at = Name::new("shop", CART);
-        let was = plan_namespace(&world, &learned("cart", &hosts), "shop", &settings);
+        let was = plan_by(&world, &learned("cart", &hosts), &settings);
         hosts.push(&new);
-        let anew = plan_namespace(&world, &learned("cart", &hosts), "shop", &settings);
+        let anew = plan_by(&world, &learned("cart", &hosts), &settings);
         let grown = grow_by(&world, &was.sidecars[&at], &full(&new), max_hosts);
         match grown {
             Some(grown) => prop_assert_eq!(&grown, &anew.sidecars[&at]),
@@ -507,14 +556,31 @@ proptest! {
 }
 
 #[test]
-fn beside_a_user_s_sidecar_nothing_grows_without_a_plan() {
+fn beside_a_user_s_sidecar_grows_what_it_allows_and_beside_one_not_understood_nothing() {
     let mut world = shop();
     let spec = plan(&world, &Graph::new()).sidecars[&Name::new("shop", CART)].clone();
-    assert!(grow_by(&world, &spec, &full("pay.bank"), 100).is_some());
-    world.put(
-        Kind::Sidecar,
-        "shop/default",
-        json!({"spec": {"egress": [{"hosts": ["./*"]}]}}),
-    );
-    assert_eq!(grow_by(&world, &spec, &full("pay.bank"), 100), None);
+    let mut grows = |allowed: serde_json::Value| {
+        let theirs = json!({"spec": {"egress": [allowed]}});
+        world.put(Kind::Sidecar, "istio-system/default", theirs);
+        grow_by(&world, &spec, &full("pay.bank"), 100)
+    };
+    assert!(grows(json!({"hosts": ["*/*"]})).is_some());
+    assert_eq!(grows(json!({"hosts": ["./*"]})), None);
+    let ports = json!({"port": {"number": 80}, "hosts": ["*/*"]});
+    assert_eq!(grows(ports), None);
+}
+
+#[test]
+fn what_every_sidecar_has_takes_no_room_from_what_is_learned() {
+    let settings = Settings {
+        always: BTreeSet::from([full("*.shop"), full("rates.bank")]),
+        max_hosts: 1,
+        ..settings()
+    };
+    let graph = learned("cart", &["rates.bank", "pay.bank"]);
+    let desired = plan_by(&shop(), &graph, &settings);
+    let all = ["bank/pay.bank", "bank/rates.bank", "shop/cart.shop"];
+    assert_eq!(hosts(&desired, CART), with_base(&all));
+    assert_eq!(kinds(&desired, "cart"), [""; 0]);
+    assert_eq!(desired.sidecars[&Name::new("shop", CART)].counts, (2, 0, 4));
 }

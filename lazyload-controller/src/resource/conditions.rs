@@ -12,12 +12,15 @@ use super::{
 };
 
 /// The types of these conditions. One of them that is not said does not hold.
-pub const KINDS: [&str; 9] = [
+pub const KINDS: [&str; 12] = [
     "EditedByHand",
+    "FallbackDown",
     "NameTaken",
     "NoGlobalProxy",
     "NoSelector",
     "NotDiscovered",
+    "NotLearned",
+    "RootNamespace",
     "SharedSelector",
     "SidecarCapped",
     "SidecarWritten",

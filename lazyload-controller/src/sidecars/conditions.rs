@@ -40,12 +40,23 @@ pub(super) fn wanted(
             wanted.about_sidecar(world, name, spec, queue);
         }
     }
+    for (workload, filter) in &desired.waiting {
+        let key = Key::Object(Kind::EnvoyFilter, filter.clone());
+        if let Some(fault @ (Fault::Refused(_) | Fault::Another(_))) = queue.fault(&key) {
+            let wanted = all.entry(workload.clone()).or_default();
+            wanted.refused(Kind::EnvoyFilter, filter, fault);
+        }
+    }
     for (workload, wanted) in &mut all {
         let has_sidecar = desired
             .sidecars
             .values()
             .any(|spec| spec.workloads.contains(workload));
-        if !has_sidecar && let Some(why) = wanted.said.first() {
+        let waits = desired.waiting.contains_key(workload);
+        if !has_sidecar
+            && !waits
+            && let Some(why) = wanted.said.first()
+        {
             let message = format!("{} says why", why.kind);
             let said = Said::new("SidecarWritten", false, &why.kind, &message);
             wanted.said.insert(said);
@@ -64,6 +75,13 @@ fn reason(condition: &Condition) -> &'static str {
 }
 
 impl Wanted {
+    fn refused(&mut self, kind: Kind, name: &Name, fault: &Fault) {
+        let message = format!("{kind} {name} cannot be written: {fault}");
+        self.said
+            .insert(Said::new("SidecarWritten", false, "Refused", &message));
+        self.make = true;
+    }
+
     fn about_sidecar(&mut self, world: &World, name: &Name, spec: &SidecarSpec, queue: &Queue) {
         let fault = |kind, name: &Name| queue.fault(&Key::Object(kind, name.clone()));
         let faults = [
@@ -90,10 +108,7 @@ impl Wanted {
         });
         let there = world.sidecar(name).is_some_and(|one| one.ours.is_some());
         if let Some((kind, name, fault)) = refused {
-            let message = format!("{kind} {name} cannot be written: {fault}");
-            self.said
-                .insert(Said::new("SidecarWritten", false, "Refused", &message));
-            self.make = true;
+            self.refused(*kind, name, fault);
         } else if there {
             let message = format!("Sidecar {name} gives it what it is known to use.");
             self.said

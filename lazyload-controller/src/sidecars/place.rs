@@ -13,6 +13,9 @@ use crate::plan::Desired;
 use crate::plan::actions::Memory;
 use crate::render::sidecar::Stage;
 
+/// What is told of a workload that will have a Sidecar.
+const NOT_YET: &str = "its Sidecar is not written yet";
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Place {
@@ -55,8 +58,15 @@ impl Place {
                 });
             }
         }
+        for workload in self.desired.waiting.keys() {
+            tell(&mut self.told, workload, &None::<BTreeSet<String>>, || {
+                given.none(workload, NOT_YET)
+            });
+        }
         let known = |workload: &Workload| {
-            self.of.contains_key(workload) || self.desired.conditions.contains_key(workload)
+            self.of.contains_key(workload)
+                || self.desired.conditions.contains_key(workload)
+                || self.desired.waiting.contains_key(workload)
         };
         self.told.retain(|workload, _| {
             let stays = known(workload);
@@ -80,7 +90,7 @@ impl Place {
         for workload in &spec.workloads {
             tell(&mut self.told, workload, &hosts, || match &hosts {
                 Some(hosts) => given.gives(workload, hosts.clone(), now),
-                None => given.none(workload, "its Sidecar is not written yet"),
+                None => given.none(workload, NOT_YET),
             });
         }
     }

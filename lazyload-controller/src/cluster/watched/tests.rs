@@ -99,3 +99,23 @@ fn an_object_that_cannot_be_read_is_counted_and_left_out() {
     assert!(watched.news().everything);
     assert_eq!(watched.world().read().unreadable().count(), 1);
 }
+
+#[test]
+fn a_new_fallback_is_planned_for_and_a_changed_one_is_not() {
+    let filter = |revision: u64, created: &str| -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
+            "metadata": {"name": "lazymesh-fallback", "namespace": "shop", "uid": "u", "creationTimestamp": created,
+                         "resourceVersion": revision.to_string(), "labels": {MANAGED_BY.0: MANAGED_BY.1}},
+            "spec": {"priority": revision},
+        }))
+        .unwrap()
+    };
+    let watched = watched();
+    watched.wrote(Kind::EnvoyFilter, &filter(5, "2026-01-01T00:00:00Z"));
+    assert_eq!(watched.news().namespaces, BTreeSet::from(["shop".into()]));
+    watched.wrote(Kind::EnvoyFilter, &filter(6, "2026-01-01T00:00:00Z"));
+    assert!(watched.news().is_empty());
+    watched.apply(Kind::EnvoyFilter, &filter(7, "2026-01-01T00:00:01Z"));
+    assert_eq!(watched.news().namespaces, BTreeSet::from(["shop".into()]));
+}

@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::*;
 use crate::mesh::fixture::{name, pod_of};
-use crate::plan::tests::{learned, plan, shop};
+use crate::plan::plan_namespace;
+use crate::plan::tests::{learned, settings, shop};
 
 /// A moment as Kubernetes writes it.
 fn written(at: Timestamp) -> String {
@@ -36,7 +37,7 @@ impl Cluster {
     }
 
     fn todo(&mut self) -> Todo {
-        let desired = plan(&self.world, &self.graph);
+        let desired = plan_namespace(&self.world, &self.graph, "shop", &settings());
         let now = Now {
             wall: self.now,
             tick: self.tick,
@@ -251,6 +252,45 @@ fn opting_out_removes_sidecars_first_and_the_fallback_later() {
 }
 
 #[test]
+fn a_global_proxy_s_service_that_is_made_anew_costs_no_sidecar() {
+    let mut cluster = Cluster::settled();
+    let at = name("lazymesh-system/global-proxy");
+    let without = |cluster: &mut Cluster| {
+        cluster.world.delete(Kind::Service, &at);
+    };
+    without(&mut cluster);
+    assert_eq!(cluster.step(), [""; 0]);
+    assert_eq!(cluster.todo().again, Some(FORGIVEN));
+    cluster.pass(29);
+    assert_eq!(cluster.step(), [""; 0]);
+    let ports = ["http:80", "tcp-tunnel:15009"];
+    cluster.world.service(&at.to_string(), "10.96.0.3", &ports);
+    assert_eq!(cluster.todo(), Todo::default());
+    // The time counts anew.
+    without(&mut cluster);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(29);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(1);
+    assert_eq!(cluster.step().len(), 2);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.pass(10);
+    assert_eq!(cluster.step(), ["delete EnvoyFilter lazymesh-fallback"]);
+    assert_eq!(cluster.todo(), Todo::default());
+    assert_eq!(cluster.memory, Memory::default());
+}
+
+#[test]
+fn opting_out_without_a_global_proxy_waits_for_nothing() {
+    let mut cluster = Cluster::settled();
+    let at = name("lazymesh-system/global-proxy");
+    cluster.world.delete(Kind::Service, &at);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.opt("off");
+    assert_eq!(cluster.step().len(), 2);
+}
+
+#[test]
 fn a_restart_in_between_waits_anew_and_still_removes_all() {
     let mut cluster = Cluster::settled();
     cluster.opt("off");
@@ -430,7 +470,7 @@ proptest! {
             }
             let before: Vec<Name> = cluster.world.sidecars("shop").map(|(name, _)| name.clone()).collect();
             cluster.step();
-            let desired = plan(&cluster.world, &cluster.graph);
+            let desired = plan_namespace(&cluster.world, &cluster.graph, "shop", &settings());
             for (at, sidecar) in cluster.world.sidecars("shop") {
                 if sidecar.ours.is_none() { continue; }
                 let filters: Vec<_> = cluster.world.filters("shop").filter_map(|(name, f)| Some((name, f.ours.as_ref()?))).collect();
@@ -447,7 +487,7 @@ proptest! {
             cluster.step();
         }
         prop_assert_eq!(cluster.todo(), Todo::default());
-        let desired = plan(&cluster.world, &cluster.graph);
+        let desired = plan_namespace(&cluster.world, &cluster.graph, "shop", &settings());
         let ours: Vec<Name> = cluster.world.sidecars("shop").filter(|(_, s)| s.ours.is_some()).map(|(n, _)| n.clone()).collect();
         prop_assert_eq!(ours, desired.sidecars.keys().cloned().collect::<Vec<_>>());
         prop_assert_eq!(cluster.world.filters("shop").count(), desired.filters.len());

@@ -111,6 +111,9 @@ impl Bench {
             object["metadata"]["creationTimestamp"] =
                 json!(format!("1970-01-01T00:{minutes:02}:{seconds:02}Z"));
             self.world.put(*kind, &name.to_string(), object);
+            if *kind == Kind::EnvoyFilter && made.is_none() {
+                self.touch();
+            }
         }
         if let (Key::Object(kind, name), Job::Delete { .. }) = (key, &job) {
             self.world.delete(*kind, name);
