@@ -433,7 +433,9 @@ impl Agenda {
         let Some(place) = self.places.get_mut(&name.namespace) else {
             return;
         };
-        place.memory.wrote(name, now.tick);
+        if let Some(stage) = stage(world, name) {
+            place.memory.wrote(name, stage, now.tick);
+        }
         place.tell_of(world, name, &self.given, now.tick);
         if let Some((since, announced)) = place.growing.get_mut(name) {
             let seconds = now.tick.saturating_duration_since(*since).as_secs_f64();
