@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tracing::{debug, warn};
 
 use super::{Cluster, Fault, Lost, Watched};
-use crate::mesh::sidecar::MANAGED_BY;
+use crate::mesh::sidecar::is_ours;
 use crate::mesh::{Kind, Name};
 
 /// Who we are to server-side apply.
@@ -162,13 +162,8 @@ impl Kubernetes {
                     .get_metadata_opt(&name.name)
                     .await
                     .map_err(|e| fault(&e))?;
-                let theirs = there.filter(|there| {
-                    let labels = there.metadata.labels.as_ref();
-                    let label = labels.and_then(|labels| labels.get(MANAGED_BY.0));
-                    label.map(String::as_str) != Some(MANAGED_BY.1)
-                });
-                if theirs.is_some() {
-                    return Err(Fault::Another("it has not our label".to_owned()));
+                if there.is_some_and(|there| !is_ours(&there.metadata)) {
+                    return Err(Fault::Another("it does not have our label".to_owned()));
                 }
             }
         }

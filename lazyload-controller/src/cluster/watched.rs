@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use crate::mesh::sidecar::MANAGED_BY;
+use crate::mesh::sidecar::is_ours;
 use crate::mesh::{Kind, Name, Touched, World};
 use crate::sidecars::metrics::Metrics;
 
@@ -136,7 +136,7 @@ impl Watched {
             };
         }
         let touched = self.world.write().delete(kind, &name);
-        self.note(kind, &name, touched, is_ours(object));
+        self.note(kind, &name, touched, is_ours(&object.metadata));
     }
 
     /// The watch has told of everything there is of a kind.
@@ -225,7 +225,7 @@ impl Watched {
         let name = Name::of(&object.metadata);
         let applied = {
             let mut world = self.world.write();
-            let ours = is_ours(object) && was_ours(&world, kind, &name);
+            let ours = is_ours(&object.metadata) && was_ours(&world, kind, &name);
             world.apply(kind, object).map(|touched| (touched, ours))
         };
         match applied {
@@ -267,12 +267,6 @@ impl Watched {
             .all_listed
             .send_if_modified(|was| !std::mem::replace(was, all) && all);
     }
-}
-
-fn is_ours(object: &DynamicObject) -> bool {
-    let labels = object.metadata.labels.as_ref();
-    let label = labels.and_then(|labels| labels.get(MANAGED_BY.0));
-    label.map(String::as_str) == Some(MANAGED_BY.1)
 }
 
 /// Whether what is known of that name, if there is something, is ours.

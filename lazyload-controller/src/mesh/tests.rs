@@ -381,7 +381,7 @@ fn reads_sidecars_and_knows_ours() {
     );
     world.put(
         Kind::Sidecar,
-        "shop/ours",
+        "shop/lazymesh-ours",
         json!({"metadata": {"uid": "u", "labels": {"app.kubernetes.io/managed-by": "lazymesh"}}, "spec": {"egress": []}}),
     );
     let theirs = world
@@ -394,8 +394,8 @@ fn reads_sidecars_and_knows_ours() {
         theirs.egress.iter().map(|e| e.port).collect::<Vec<_>>(),
         [false, true]
     );
-    let ours = world.sidecars("shop").find(|(name, _)| name.name == "ours");
-    let ours = ours.unwrap().1.ours.as_ref().unwrap();
+    let ours = world.sidecar(&Name::new("shop", "lazymesh-ours")).unwrap();
+    let ours = ours.ours.as_ref().unwrap();
     assert_eq!(
         (ours.uid.as_str(), &ours.spec),
         ("u", &json!({"egress": []}))

@@ -477,6 +477,27 @@ fn a_user_s_sidecar_takes_ours_away() {
 }
 
 #[test]
+fn a_copy_of_ours_under_another_name_is_a_user_s() {
+    let mut cluster = Cluster::settled();
+    let label = json!({"app.kubernetes.io/managed-by": "lazymesh"});
+    let copied = json!({"metadata": {"labels": label, "uid": "theirs"},
+                        "spec": {"workloadSelector": {"labels": {"app": "nobody"}}}});
+    cluster.world.put(Kind::Sidecar, "shop/copy", copied);
+    let copied = json!({"metadata": {"labels": label, "uid": "theirs"}, "spec": {}});
+    cluster.world.put(Kind::EnvoyFilter, "shop/copy", copied);
+    assert_eq!(cluster.todo(), Todo::default());
+    cluster.opt("off");
+    for _ in 0..3 {
+        cluster.step();
+        cluster.pass(10);
+    }
+    let left = cluster.world.sidecars("shop").map(|(name, _)| name);
+    assert_eq!(left.collect::<Vec<_>>(), [&name("shop/copy")]);
+    let left = cluster.world.filters("shop").map(|(name, _)| name);
+    assert_eq!(left.collect::<Vec<_>>(), [&name("shop/copy")]);
+}
+
+#[test]
 fn an_object_edited_or_without_its_label_is_written_again() {
     let mut cluster = Cluster::settled();
     let edited = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "lazymesh"}, "uid": "1",
