@@ -193,6 +193,55 @@ async fn opting_out_removes_everything_everywhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a kube-apiserver"]
+async fn clean_up_takes_away_what_is_ours_and_nothing_else() {
+    let mesh = Mesh::new(&["shop", "bank"]).await;
+    let controller = mesh.controller(&[]).await;
+    for namespace in ["shop", "bank"] {
+        mesh.until_given(namespace, "cart", &[]).await;
+        mesh.until_given(namespace, "web", &[]).await;
+    }
+    let theirs =
+        json!({"workloadSelector": {"labels": {"app": "nobody"}}, "egress": [{"hosts": ["./*"]}]});
+    let before = mesh.make_sidecar("shop", "theirs", &theirs).await;
+    let label = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "lazymesh"}}});
+    mesh.make_sidecar("shop", "copy", &theirs).await;
+    mesh.label_sidecar("shop", "copy", &label).await;
+    mesh.until_settled(&controller).await;
+    // A controller that runs would write it all again.
+    let (said, ended) = mesh.clean_up().await;
+    assert!(ended.unwrap_err().contains("scale"), "{said:?}");
+    mesh.until_given("bank", "cart", &[]).await;
+    mesh.until_settled(&controller).await;
+    controller.stop().await;
+
+    let begun = Instant::now();
+    let (said, ended) = mesh.clean_up().await;
+    assert_eq!(ended, Ok(()), "{said:?}");
+    assert!(begun.elapsed() >= LINGERS, "{:?}", begun.elapsed());
+    let at = |what: &str| {
+        said.iter()
+            .rposition(|line| line.starts_with(what))
+            .unwrap()
+    };
+    let first_filter = said
+        .iter()
+        .position(|line| line.starts_with("EnvoyFilter "));
+    assert!(at("Sidecar ") < first_filter.unwrap(), "{said:?}");
+    assert_eq!(at("nothing is left"), said.len() - 1);
+    for namespace in ["shop", "bank"] {
+        mesh.until_nothing_is_left(namespace).await;
+    }
+    let left = mesh.named("shop", "theirs").await.unwrap();
+    assert_eq!(
+        left.metadata.resource_version,
+        before.metadata.resource_version
+    );
+    assert!(mesh.named("shop", "copy").await.is_some());
+    mesh.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a kube-apiserver"]
 async fn a_leader_that_dies_in_a_burst_loses_nothing() {
     let mesh = Mesh::new(&["shop"]).await;
     let services: Vec<String> = (0..30).map(|number| format!("s{number:02}")).collect();

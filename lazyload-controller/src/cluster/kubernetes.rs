@@ -1,6 +1,6 @@
 //! Kubernetes: watches of the API server, and server-side apply without force under a field manager of our own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, try_join_all};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::core::{DynamicObject, GroupVersionKind, PartialObjectMeta};
 use kube::discovery::{self, ApiResource};
 use kube::error::DiscoveryError;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tracing::{debug, warn};
 
 use super::{Cluster, Fault, Lost, Watched};
-use crate::mesh::sidecar::is_ours;
+use crate::mesh::sidecar::{MANAGED_BY, is_ours};
 use crate::mesh::{Kind, Name};
 
 /// Who we are to server-side apply.
@@ -63,6 +63,16 @@ fn place(kind: Kind) -> Place {
         }
         Kind::ServiceCidr => Place::Group("networking.k8s.io"),
     }
+}
+
+/// A kind in the version that `render` writes.
+fn written(kind: Kind) -> ApiResource {
+    let version = match kind {
+        Kind::EnvoyFilter => "v1alpha3",
+        _ => "v1",
+    };
+    let gvk = GroupVersionKind::gvk("networking.istio.io", version, &kind.to_string());
+    ApiResource::from_gvk(&gvk)
 }
 
 impl Kubernetes {
@@ -135,14 +145,31 @@ impl Kubernetes {
     }
 
     fn api(&self, kind: Kind, name: &Name) -> Api<DynamicObject> {
-        // As `render` writes them.
-        let version = match kind {
-            Kind::EnvoyFilter => "v1alpha3",
-            _ => "v1",
+        Api::namespaced_with(self.client.clone(), &name.namespace, &written(kind))
+    }
+
+    /// The objects of ours of a kind in all namespaces, with their uids. None where the kind is not installed.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn ours(&self, kind: Kind) -> Result<BTreeMap<Name, String>, Fault> {
+        in_time(self.try_ours(kind)).await
+    }
+
+    async fn try_ours(&self, kind: Kind) -> Result<BTreeMap<Name, String>, Fault> {
+        let api = Api::<DynamicObject>::all_with(self.client.clone(), &written(kind));
+        let (label, value) = MANAGED_BY;
+        let labelled = ListParams::default().labels(&format!("{label}={value}"));
+        let listed = match api.list_metadata(&labelled).await {
+            Ok(listed) => listed,
+            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(BTreeMap::new()),
+            Err(error) => return Err(fault(&error)),
         };
-        let gvk = GroupVersionKind::gvk("networking.istio.io", version, &kind.to_string());
-        let resource = ApiResource::from_gvk(&gvk);
-        Api::namespaced_with(self.client.clone(), &name.namespace, &resource)
+        let ours = listed.items.iter().map(|object| &object.metadata);
+        Ok(ours
+            .filter(|metadata| is_ours(metadata))
+            .map(|metadata| (Name::of(metadata), metadata.uid.clone().unwrap_or_default()))
+            .collect())
     }
 
     async fn try_apply(

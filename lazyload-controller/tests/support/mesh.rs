@@ -13,12 +13,15 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{DynamicObject, GroupVersionKind};
 use kube::discovery::ApiResource;
 use kube::{Api, Client, ResourceExt};
+use lazyload_controller::clean_up;
 use lazyload_controller::resource::WorkloadDependencies;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::harness::{Controller, DEADLINE, seen_at};
 
+/// How long EnvoyFilters outlive Sidecars.
+pub(crate) const LINGERS: Duration = Duration::from_secs(2);
 const TCP_ROUTES: &str = "tcproutes.gateway.networking.k8s.io";
 
 /// Namespaces of a test, by the names the test calls them.
@@ -264,6 +267,25 @@ impl Mesh {
         let sidecar: DynamicObject = serde_json::from_value(value).unwrap();
         let api = self.sidecars(namespace);
         api.create(&PostParams::default(), &sidecar).await.unwrap()
+    }
+
+    pub(crate) async fn label_sidecar(&self, namespace: &str, name: &str, label: &Value) {
+        let (api, params) = (self.sidecars(namespace), PatchParams::default());
+        api.patch(name, &params, &Patch::Merge(label))
+            .await
+            .unwrap();
+    }
+
+    /// Runs the command: what it said, and how it ended.
+    pub(crate) async fn clean_up(&self) -> (Vec<String>, Result<(), String>) {
+        let args = clean_up::Args {
+            kubeconfig: Some(kubeconfig().into()),
+            fallback_lingers: LINGERS,
+            timeout: DEADLINE,
+        };
+        let mut said = Vec::new();
+        let ended = clean_up::run(&args, |line| said.push(line.to_owned())).await;
+        (said, ended.map_err(|error| error.to_string()))
     }
 
     pub(crate) async fn delete_sidecar(&self, namespace: &str, name: &str) {
