@@ -351,8 +351,7 @@ async fn write(parts: &Parts, key: &Key, job: &Job) -> Result<(), Fault> {
     } = parts;
     match (key, job) {
         (Key::Object(kind, name), Job::Apply { object, made }) => {
-            let uid = made.as_ref().map(|made| made.uid.as_str());
-            let written = cluster.apply(*kind, name, object, uid).await?;
+            let written = cluster.apply(*kind, name, object, made.as_ref()).await?;
             watched.wrote(*kind, &written);
             Ok(())
         }

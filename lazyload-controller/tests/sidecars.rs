@@ -12,6 +12,7 @@ mod mesh;
 use std::time::Instant;
 
 use harness::*;
+use lazyload_controller::cluster::Fault;
 use mesh::*;
 use serde_json::json;
 
@@ -188,6 +189,32 @@ async fn opting_out_removes_everything_everywhere() {
     mesh.until_nothing_is_left("bank").await;
     mesh.until_nothing_is_left("fair").await;
     controller.stop().await;
+    mesh.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a kube-apiserver"]
+async fn what_has_changed_meanwhile_is_not_written_over() {
+    let mesh = Mesh::new(&["shop"]).await;
+    let controller = mesh.controller(&[]).await;
+    mesh.until_given("shop", "cart", &[]).await;
+    mesh.until_settled(&controller).await;
+    let old = mesh.made(&controller, "shop", "cart");
+    mesh.learn(&controller, &[("cart", "pay")]).await;
+    mesh.until_given("shop", "cart", &["pay"]).await;
+    mesh.until_settled(&controller).await;
+    let new = mesh.made(&controller, "shop", "cart");
+    controller.stop().await;
+    assert_eq!(old.uid, new.uid);
+    // As one who leads again with what it knew then.
+    let before = mesh.sidecar("shop", "cart").await.unwrap();
+    let fault = mesh
+        .apply("shop", "cart", &old, &old.spec)
+        .await
+        .unwrap_err();
+    assert!(matches!(fault, Fault::Stale(_)), "{fault:?}");
+    assert_eq!(mesh.sidecar("shop", "cart").await.unwrap(), before);
+    mesh.apply("shop", "cart", &new, &old.spec).await.unwrap();
     mesh.end().await;
 }
 

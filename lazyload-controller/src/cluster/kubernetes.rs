@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tracing::{debug, warn};
 
 use super::{Cluster, Fault, Lost, Watched};
-use crate::mesh::sidecar::{MANAGED_BY, is_ours};
+use crate::mesh::sidecar::{MANAGED_BY, Made, is_ours};
 use crate::mesh::{Kind, Name};
 
 /// Who we are to server-side apply.
@@ -177,12 +177,18 @@ impl Kubernetes {
         kind: Kind,
         name: &Name,
         object: &Value,
-        uid: Option<&str>,
+        made: Option<&Made>,
     ) -> Result<DynamicObject, Fault> {
         let api = self.api(kind, name);
         let mut object = object.clone();
-        match uid {
-            Some(uid) => object["metadata"]["uid"] = json!(uid),
+        match made {
+            Some(made) => {
+                object["metadata"]["uid"] = json!(made.uid);
+                // Who led before may have written since: what it gave must not be taken back from what we knew.
+                if let Some(revision) = &made.revision {
+                    object["metadata"]["resourceVersion"] = json!(revision);
+                }
+            }
             // One of a user's that came this moment must not get our fields.
             None => {
                 let there = api
@@ -230,9 +236,9 @@ impl Cluster for Kubernetes {
         kind: Kind,
         name: &'a Name,
         object: &'a Value,
-        uid: Option<&'a str>,
+        made: Option<&'a Made>,
     ) -> BoxFuture<'a, Result<DynamicObject, Fault>> {
-        in_time(self.try_apply(kind, name, object, uid)).boxed()
+        in_time(self.try_apply(kind, name, object, made)).boxed()
     }
 
     fn delete<'a>(
@@ -298,6 +304,9 @@ async fn in_time<T>(write: impl Future<Output = Result<T, Fault>>) -> Result<T, 
     tokio::time::timeout(PATIENCE, write).await.map_err(late)?
 }
 
+/// How the API server says that an object has another revision than the one given; no code or reason says it.
+const MODIFIED: &str = "the object has been modified";
+
 /// What a failed write means.
 fn fault(error: &kube::Error) -> Fault {
     let kube::Error::Api(status) = error else {
@@ -310,6 +319,7 @@ fn fault(error: &kube::Error) -> Fault {
     let message = status.message.clone();
     match status.code {
         409 if edited => Fault::Edited(message),
+        409 if message.contains(MODIFIED) => Fault::Stale(message),
         409 => Fault::Another(message),
         // Forbidden may be a namespace that is going, or rights that come yet.
         400 | 413 | 422 => Fault::Refused(message),
@@ -348,6 +358,12 @@ mod tests {
         assert_eq!(edited, Fault::Edited("why".into()));
         let another = fault(&api_error(409, None));
         assert_eq!(another, Fault::Another("why".into()));
+        let status = Status::failure(
+            "Operation cannot be fulfilled on sidecars: the object has been modified; please apply your changes to the latest version and try again",
+            "Conflict",
+        );
+        let stale = kube::Error::Api(Box::new(status.with_code(409)));
+        assert!(matches!(fault(&stale), Fault::Stale(_)));
     }
 
     #[test]

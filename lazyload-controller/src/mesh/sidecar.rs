@@ -64,16 +64,28 @@ pub struct Filter {
 }
 
 /// An object of ours as it is in the cluster.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Made {
     /// Its uid: what is deleted must be this very object.
     pub uid: String,
+    /// Its revision: what is changed must be as it was known when that was decided.
+    pub revision: Option<String>,
     /// When it was made.
     pub created: Timestamp,
     /// Its labels.
     pub labels: Labels,
     /// Its `spec`, as it stands.
     pub spec: Value,
+}
+
+/// The revision does not count: it changes with what is nothing to us.
+impl PartialEq for Made {
+    fn eq(&self, other: &Self) -> bool {
+        self.uid == other.uid
+            && self.created == other.created
+            && self.labels == other.labels
+            && self.spec == other.spec
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -120,6 +132,7 @@ fn made(object: &DynamicObject) -> Option<Made> {
     }
     Some(Made {
         uid: object.metadata.uid.clone().unwrap_or_default(),
+        revision: object.metadata.resource_version.clone(),
         created: created(object),
         spec: object.data.get("spec").cloned().unwrap_or(Value::Null),
         labels: labels(object),

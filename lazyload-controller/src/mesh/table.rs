@@ -16,11 +16,10 @@ impl<T> Default for Table<T> {
 impl<T: PartialEq> Table<T> {
     /// Says whether that is a change.
     pub(super) fn set(&mut self, name: &Name, value: T) -> bool {
-        if self.0.get(name) == Some(&value) {
-            return false;
-        }
+        let changed = self.0.get(name) != Some(&value);
+        // Also where it is none: a revision does not count, and is wanted all the same.
         self.0.insert(name.clone(), value);
-        true
+        changed
     }
 
     pub(super) fn take(&mut self, name: &Name) -> Option<T> {

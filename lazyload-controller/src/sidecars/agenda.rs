@@ -19,7 +19,7 @@ use crate::cluster::{Fault, News};
 use crate::given::Given;
 use crate::mesh::sidecar::Made;
 use crate::mesh::{Kind, Name, World};
-use crate::plan::actions::{self, Action, Now, Pace, Todo, differs};
+use crate::plan::actions::{self, Action, Memory, Now, Pace, Todo, differs};
 use crate::plan::{Desired, Settings, grow_by};
 use crate::render::sidecar::Stage;
 use crate::state::State;
@@ -270,6 +270,8 @@ impl Agenda {
         self.look_due.clear();
         for place in self.places.values_mut() {
             place.growing.clear();
+            // Others wrote meanwhile: every time counts anew.
+            place.memory = Memory::default();
         }
         if leads {
             let names = self.places.keys().cloned();

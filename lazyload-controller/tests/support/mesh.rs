@@ -14,6 +14,10 @@ use kube::core::{DynamicObject, GroupVersionKind};
 use kube::discovery::ApiResource;
 use kube::{Api, Client, ResourceExt};
 use lazyload_controller::clean_up;
+use lazyload_controller::cluster::kubernetes::Kubernetes;
+use lazyload_controller::cluster::{Cluster as _, Fault};
+use lazyload_controller::mesh::sidecar::Made;
+use lazyload_controller::mesh::{Kind, Name};
 use lazyload_controller::resource::WorkloadDependencies;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -286,6 +290,35 @@ impl Mesh {
         let mut said = Vec::new();
         let ended = clean_up::run(&args, |line| said.push(line.to_owned())).await;
         (said, ended.map_err(|error| error.to_string()))
+    }
+
+    /// A Sidecar of ours as a controller knows it.
+    pub(crate) fn made(&self, controller: &Controller, namespace: &str, workload: &str) -> Made {
+        let name = format!("lazymesh-deployment-{workload}");
+        let world = controller.known.world.read();
+        let sidecar = world.sidecar(&Name::new(self.namespace(namespace), &name));
+        sidecar.unwrap().ours.clone().unwrap()
+    }
+
+    /// Writes a Sidecar as the controller does, where it is as given.
+    pub(crate) async fn apply(
+        &self,
+        namespace: &str,
+        workload: &str,
+        made: &Made,
+        spec: &Value,
+    ) -> Result<DynamicObject, Fault> {
+        let name = format!("lazymesh-deployment-{workload}");
+        let name = Name::new(self.namespace(namespace), &name);
+        let object = json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "Sidecar",
+            "metadata": {"name": name.name, "namespace": name.namespace, "labels": made.labels},
+            "spec": spec,
+        });
+        let cluster = Kubernetes::new(self.client.clone(), Name::default());
+        cluster
+            .apply(Kind::Sidecar, &name, &object, Some(made))
+            .await
     }
 
     pub(crate) async fn delete_sidecar(&self, namespace: &str, name: &str) {
