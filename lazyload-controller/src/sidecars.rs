@@ -107,6 +107,7 @@ impl Sidecars {
         let unreadable = world
             .unreadable()
             .map(|(kind, name, why)| format!("{kind} {name}: {why}"));
+        page["mesh_config"] = json!(world.mesh_config_fault().unwrap_or_else(|| "read".into()));
         page["not_listed_yet"] = json!(unlisted);
         page["unreadable"] = json!(unreadable.collect::<Vec<_>>());
         page

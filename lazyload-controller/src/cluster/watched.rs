@@ -136,6 +136,7 @@ impl Watched {
             };
         }
         let touched = self.world.write().delete(kind, &name);
+        self.warn_of_mesh_config(kind);
         self.note(kind, &name, touched, is_ours(&object.metadata));
     }
 
@@ -145,6 +146,7 @@ impl Watched {
             *of != kind || names.contains(name) || matches!(own, Own::Written(_))
         });
         let touched = self.world.write().retain(kind, names);
+        self.warn_of_mesh_config(kind);
         self.note(kind, &Name::default(), touched, false);
         if self.inner.absent.lock().remove(&kind) {
             info!(%kind, "is there now");
@@ -256,6 +258,18 @@ impl Watched {
             }
         }
         self.inner.arrived.notify_one();
+    }
+
+    /// Without it Sidecars may lack what every proxy calls, and callers are taken for strangers.
+    fn warn_of_mesh_config(&self, kind: Kind) {
+        if kind != Kind::MeshConfig {
+            return;
+        }
+        if let Some(fault) = self.world.read().mesh_config_fault() {
+            warn!(
+                "mesh config: {fault} (hint: --mesh-config; with revisions it is istio-REVISION)"
+            );
+        }
     }
 
     fn is_known(&self, kind: Kind) {

@@ -361,11 +361,6 @@ somethingNew: {a: 1}
     let labels = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
     assert!(config.discovers(&labels("istio", "yes")) && config.discovers(&labels("team", "b")));
     assert!(!config.discovers(&labels("team", "c")) && !config.discovers(&[].into()));
-    assert_eq!(
-        world.delete(Kind::MeshConfig, &name(at)),
-        Touched::Everything
-    );
-    assert_eq!(world.config(), &MeshConfig::default());
 }
 
 #[test]
@@ -416,8 +411,6 @@ fn what_cannot_be_read_is_left_out_and_said() {
     for (kind, body) in [
         (Kind::VirtualService, json!({"spec": {"hosts": "a"}})),
         (Kind::ServiceEntry, json!({"spec": {}})),
-        (Kind::MeshConfig, json!({"data": {"mesh": "["}})),
-        (Kind::MeshConfig, json!({})),
         (Kind::Pod, json!({"spec": "none"})),
         (Kind::HttpRoute, json!({"spec": {"rules": 1}})),
         (Kind::Sidecar, json!({"spec": {"egress": [1]}})),
@@ -429,6 +422,33 @@ fn what_cannot_be_read_is_left_out_and_said() {
         world.retain(kind, &BTreeSet::new());
         assert_eq!(world.unreadable().count(), 0, "{kind}");
     }
+}
+
+#[test]
+fn the_last_good_mesh_config_stays() {
+    let (mut world, at) = (world(), "istio-system/istio");
+    assert!(world.mesh_config_fault().unwrap().contains("defaults"));
+    let good = json!({"data": {"mesh": "trustDomain: example.org"}});
+    let trusted = |world: &World| world.config().trust_domains.contains("example.org");
+    for bad in [json!({"data": {"mesh": "["}}), json!({})] {
+        world.put(Kind::MeshConfig, at, good.clone());
+        assert_eq!(world.mesh_config_fault(), None);
+        assert!(world.apply(Kind::MeshConfig, &object(at, bad)).is_err());
+        assert!(trusted(&world));
+        let fault = world.mesh_config_fault().unwrap();
+        assert!(fault.contains(at) && fault.contains("last"), "{fault}");
+    }
+    world.put(Kind::MeshConfig, at, good.clone());
+    world.delete(Kind::MeshConfig, &name(at));
+    assert!(trusted(&world));
+    assert!(world.mesh_config_fault().unwrap().contains(GONE));
+    world.put(Kind::MeshConfig, at, good);
+    assert_eq!(world.mesh_config_fault(), None);
+    // As after a watch began anew.
+    let none = BTreeSet::new();
+    assert_eq!(world.retain(Kind::MeshConfig, &none), Touched::Nothing);
+    assert!(trusted(&world));
+    assert!(world.mesh_config_fault().unwrap().contains(GONE));
 }
 
 #[test]
