@@ -301,7 +301,7 @@ fn leading(store: &StoreKind, mode_sidecar: Option<&ModeSidecar>) -> Leading {
     }
 }
 
-async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client, Error> {
+pub(crate) async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client, Error> {
     let fault = |error: &dyn std::error::Error| Error::Kubernetes(error.to_string());
     let config = match kubeconfig {
         Some(path) => {

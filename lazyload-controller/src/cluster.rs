@@ -17,6 +17,7 @@ use kube::core::DynamicObject;
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::mesh::sidecar::Made;
 use crate::mesh::{Kind, Name};
 
 pub use watched::{News, Watched};
@@ -30,6 +31,9 @@ pub enum Fault {
     /// What is there is another object than was meant, one of a user's among others. It is left alone.
     #[error("it is another object than the one meant: {0}")]
     Another(String),
+    /// It has changed since it was last seen. What is to be written may not be what was decided any more.
+    #[error("it has changed meanwhile: {0}")]
+    Stale(String),
     /// It is refused as it is, and will be again.
     #[error("refused: {0}")]
     Refused(String),
@@ -49,14 +53,14 @@ pub trait Cluster: fmt::Debug + Send + Sync + 'static {
     /// as empty. What fails is tried again.
     fn follow(self: Arc<Self>, watched: Watched) -> BoxFuture<'static, Result<(), Lost>>;
 
-    /// Makes an object, or with `uid` changes that very one, so that our fields are as given; fields of others stay. Says
-    /// how it is then.
+    /// Makes an object, or changes the one that was `made`, if it still is as it was, so that our fields are as given;
+    /// fields of others stay. Says how it is then.
     fn apply<'a>(
         &'a self,
         kind: Kind,
         name: &'a Name,
         object: &'a Value,
-        uid: Option<&'a str>,
+        made: Option<&'a Made>,
     ) -> BoxFuture<'a, Result<DynamicObject, Fault>>;
 
     /// Deletes this very object. One that is gone already is as good.

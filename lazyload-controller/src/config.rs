@@ -42,6 +42,9 @@ pub struct Cli {
 pub enum Command {
     /// Print the CustomResourceDefinition of WorkloadDependencies, and end
     Crd,
+    /// Delete the Sidecars and EnvoyFilters of mode sidecar in all namespaces, and end. For when no controller runs any more:
+    /// one that does takes them away when namespaces are opted out
+    CleanUp(crate::clean_up::Args),
 }
 
 /// How to serve.

@@ -13,6 +13,7 @@ pub mod app;
 pub mod auth;
 pub mod caller;
 pub mod calls;
+pub mod clean_up;
 pub mod closure;
 pub mod cluster;
 pub mod config;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lazyload_controller::app::{App, Error};
+use lazyload_controller::clean_up;
 use lazyload_controller::config::{Cli, Command, Serve};
 use mesh_runtime::drain::Drain;
 use mesh_runtime::telemetry;
@@ -12,6 +13,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Some(Command::Crd) => print_crd(),
+        Some(Command::CleanUp(args)) => clean_up(&args),
         None => serve(&cli.serve),
     };
     match done {
@@ -28,6 +30,13 @@ fn main() -> ExitCode {
 fn print_crd() -> anyhow::Result<()> {
     print!("{}", lazyload_controller::resource::manifest()?);
     Ok(())
+}
+
+fn clean_up(args: &clean_up::Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(clean_up::run(args, |line| println!("{line}")))?)
 }
 
 fn serve(flags: &Serve) -> anyhow::Result<()> {

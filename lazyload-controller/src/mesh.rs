@@ -133,6 +133,9 @@ pub struct Unreadable {
     pub reason: String,
 }
 
+/// Said of a mesh config that was there.
+const GONE: &str = "it is not there any more";
+
 /// Everything watched, with the indexes that questions need. A copy costs little: it shares what does not change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct World {
@@ -173,7 +176,8 @@ impl World {
     /// Takes an object as it now is; says which namespaces that may matter to.
     ///
     /// # Errors
-    /// When it cannot be read. What was known of it before is forgotten then, for it is no longer true.
+    /// When it cannot be read. What was known of it before is forgotten then, for it is no longer true; of the mesh config
+    /// the last good one stays, for all Sidecars would be written by Istio's defaults.
     pub fn apply(&mut self, kind: Kind, object: &DynamicObject) -> Result<Touched, Unreadable> {
         let name = Name::of(&object.metadata);
         match self.read_and_set(kind, &name, object) {
@@ -182,7 +186,9 @@ impl World {
                 Ok(touched)
             }
             Err(reason) => {
-                self.remove(kind, &name);
+                if kind != Kind::MeshConfig {
+                    self.remove(kind, &name);
+                }
                 self.unreadable.insert((kind, name.clone()), reason.clone());
                 Err(Unreadable { kind, name, reason })
             }
@@ -329,10 +335,11 @@ impl World {
             }
             Kind::EnvoyFilter => Touched::when(self.filters.take(name).is_some(), own()),
             Kind::MeshConfig => {
-                // Istio's defaults hold where there is no mesh config.
-                let changed = self.config != MeshConfig::default();
-                self.config = MeshConfig::default();
-                Touched::when(changed, Touched::Everything)
+                // More likely a wrong name, or a revision that moved, than a mesh by Istio's defaults.
+                if self.config.name.as_ref() == Some(name) {
+                    self.unreadable.insert((kind, name.clone()), GONE.into());
+                }
+                Touched::Nothing
             }
             Kind::ServiceCidr => {
                 Touched::when(self.cidrs.take(name).is_some(), Touched::Everything)

@@ -29,6 +29,7 @@ use crate::closure::{Closures, EgressHost};
 use crate::eligible::{Reach, Why, always};
 use crate::mesh::object::{Labels, selects};
 use crate::mesh::service::Form;
+use crate::mesh::sidecar::PREFIX;
 use crate::mesh::{Name, Pod, World};
 use crate::selector::{Group, groups};
 use fallback::Fallback;
@@ -453,9 +454,6 @@ fn halves(cidrs: &[IpNet]) -> Vec<IpNet> {
     });
     halved.collect()
 }
-
-/// How names of ours begin.
-const PREFIX: &str = "lazymesh-";
 
 /// A long record's name is cut and ends with its hash, so that the longer name of the EnvoyFilter fits as well.
 fn sidecar_name(namespace: &str, workload: &Workload) -> Name {

@@ -108,6 +108,7 @@ impl Sidecars {
         let unreadable = world
             .unreadable()
             .map(|(kind, name, why)| format!("{kind} {name}: {why}"));
+        page["mesh_config"] = json!(world.mesh_config_fault().unwrap_or_else(|| "read".into()));
         page["not_listed_yet"] = json!(unlisted);
         page["unreadable"] = json!(unreadable.collect::<Vec<_>>());
         page
@@ -344,8 +345,7 @@ async fn write(parts: &Parts, key: &Key, job: &Job) -> Result<(), Fault> {
     } = parts;
     match (key, job) {
         (Key::Object(kind, name), Job::Apply { object, made }) => {
-            let uid = made.as_ref().map(|made| made.uid.as_str());
-            let written = cluster.apply(*kind, name, object, uid).await?;
+            let written = cluster.apply(*kind, name, object, made.as_ref()).await?;
             watched.wrote(*kind, &written);
             Ok(())
         }

@@ -12,6 +12,7 @@ mod mesh;
 use std::time::Instant;
 
 use harness::*;
+use lazyload_controller::cluster::Fault;
 use mesh::*;
 use serde_json::json;
 
@@ -190,6 +191,81 @@ async fn opting_out_removes_everything_everywhere() {
     mesh.until_nothing_is_left("bank").await;
     mesh.until_nothing_is_left("fair").await;
     controller.stop().await;
+    mesh.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a kube-apiserver"]
+async fn what_has_changed_meanwhile_is_not_written_over() {
+    let mesh = Mesh::new(&["shop"]).await;
+    let controller = mesh.controller(&[]).await;
+    mesh.until_given("shop", "cart", &[]).await;
+    mesh.until_settled(&controller).await;
+    let old = mesh.made(&controller, "shop", "cart");
+    mesh.learn(&controller, &[("cart", "pay")]).await;
+    mesh.until_given("shop", "cart", &["pay"]).await;
+    mesh.until_settled(&controller).await;
+    let new = mesh.made(&controller, "shop", "cart");
+    controller.stop().await;
+    assert_eq!(old.uid, new.uid);
+    // As one who leads again with what it knew then.
+    let before = mesh.sidecar("shop", "cart").await.unwrap();
+    let fault = mesh
+        .apply("shop", "cart", &old, &old.spec)
+        .await
+        .unwrap_err();
+    assert!(matches!(fault, Fault::Stale(_)), "{fault:?}");
+    assert_eq!(mesh.sidecar("shop", "cart").await.unwrap(), before);
+    mesh.apply("shop", "cart", &new, &old.spec).await.unwrap();
+    mesh.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a kube-apiserver"]
+async fn clean_up_takes_away_what_is_ours_and_nothing_else() {
+    let mesh = Mesh::new(&["shop", "bank"]).await;
+    let controller = mesh.controller(&[]).await;
+    for namespace in ["shop", "bank"] {
+        mesh.until_given(namespace, "cart", &[]).await;
+        mesh.until_given(namespace, "web", &[]).await;
+    }
+    let theirs =
+        json!({"workloadSelector": {"labels": {"app": "nobody"}}, "egress": [{"hosts": ["./*"]}]});
+    let before = mesh.make_sidecar("shop", "theirs", &theirs).await;
+    let label = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "lazymesh"}}});
+    mesh.make_sidecar("shop", "copy", &theirs).await;
+    mesh.label_sidecar("shop", "copy", &label).await;
+    mesh.until_settled(&controller).await;
+    // A controller that runs would write it all again.
+    let (said, ended) = mesh.clean_up().await;
+    assert!(ended.unwrap_err().contains("scale"), "{said:?}");
+    mesh.until_given("bank", "cart", &[]).await;
+    mesh.until_settled(&controller).await;
+    controller.stop().await;
+
+    let begun = Instant::now();
+    let (said, ended) = mesh.clean_up().await;
+    assert_eq!(ended, Ok(()), "{said:?}");
+    assert!(begun.elapsed() >= LINGERS, "{:?}", begun.elapsed());
+    let at = |what: &str| {
+        said.iter()
+            .rposition(|line| line.starts_with(what))
+            .unwrap()
+    };
+    let first_filter = said
+        .iter()
+        .position(|line| line.starts_with("EnvoyFilter "));
+    assert!(at("Sidecar ") < first_filter.unwrap(), "{said:?}");
+    assert_eq!(at("nothing is left"), said.len() - 1);
+    for namespace in ["shop", "bank"] {
+        mesh.until_nothing_is_left(namespace).await;
+    }
+    let left = mesh.named("shop", "theirs").await.unwrap();
+    assert_eq!(
+        left.metadata.resource_version,
+        before.metadata.resource_version
+    );
+    assert!(mesh.named("shop", "copy").await.is_some());
     mesh.end().await;
 }
 

@@ -21,6 +21,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::{Cluster, Fault, Lost, Watched};
+use crate::mesh::sidecar::Made;
 use crate::mesh::{Kind, Name};
 
 use folder::{Folder, Told};
@@ -94,10 +95,10 @@ impl Cluster for File {
         kind: Kind,
         name: &'a Name,
         object: &'a Value,
-        uid: Option<&'a str>,
+        made: Option<&'a Made>,
     ) -> BoxFuture<'a, Result<DynamicObject, Fault>> {
         let (name, object) = (name.clone(), object.clone());
-        let uid = uid.map(str::to_owned);
+        let uid = made.map(|made| made.uid.clone());
         let now = SystemTime::now();
         self.with(move |folder| folder.apply(kind, &name, object, uid.as_deref(), now))
             .boxed()

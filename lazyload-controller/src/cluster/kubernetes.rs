@@ -1,6 +1,6 @@
 //! Kubernetes: watches of the API server, and server-side apply without force under a field manager of our own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, try_join_all};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::core::{DynamicObject, GroupVersionKind, PartialObjectMeta};
 use kube::discovery::{self, ApiResource};
 use kube::error::DiscoveryError;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tracing::{debug, warn};
 
 use super::{Cluster, Fault, Lost, Watched};
-use crate::mesh::sidecar::MANAGED_BY;
+use crate::mesh::sidecar::{MANAGED_BY, Made, is_ours};
 use crate::mesh::{Kind, Name};
 
 /// Who we are to server-side apply.
@@ -63,6 +63,16 @@ fn place(kind: Kind) -> Place {
         }
         Kind::ServiceCidr => Place::Group("networking.k8s.io"),
     }
+}
+
+/// A kind in the version that `render` writes.
+fn written(kind: Kind) -> ApiResource {
+    let version = match kind {
+        Kind::EnvoyFilter => "v1alpha3",
+        _ => "v1",
+    };
+    let gvk = GroupVersionKind::gvk("networking.istio.io", version, &kind.to_string());
+    ApiResource::from_gvk(&gvk)
 }
 
 impl Kubernetes {
@@ -135,14 +145,31 @@ impl Kubernetes {
     }
 
     fn api(&self, kind: Kind, name: &Name) -> Api<DynamicObject> {
-        // As `render` writes them.
-        let version = match kind {
-            Kind::EnvoyFilter => "v1alpha3",
-            _ => "v1",
+        Api::namespaced_with(self.client.clone(), &name.namespace, &written(kind))
+    }
+
+    /// The objects of ours of a kind in all namespaces, with their uids. None where the kind is not installed.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn ours(&self, kind: Kind) -> Result<BTreeMap<Name, String>, Fault> {
+        in_time(self.try_ours(kind)).await
+    }
+
+    async fn try_ours(&self, kind: Kind) -> Result<BTreeMap<Name, String>, Fault> {
+        let api = Api::<DynamicObject>::all_with(self.client.clone(), &written(kind));
+        let (label, value) = MANAGED_BY;
+        let labelled = ListParams::default().labels(&format!("{label}={value}"));
+        let listed = match api.list_metadata(&labelled).await {
+            Ok(listed) => listed,
+            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(BTreeMap::new()),
+            Err(error) => return Err(fault(&error)),
         };
-        let gvk = GroupVersionKind::gvk("networking.istio.io", version, &kind.to_string());
-        let resource = ApiResource::from_gvk(&gvk);
-        Api::namespaced_with(self.client.clone(), &name.namespace, &resource)
+        let ours = listed.items.iter().map(|object| &object.metadata);
+        Ok(ours
+            .filter(|metadata| is_ours(metadata))
+            .map(|metadata| (Name::of(metadata), metadata.uid.clone().unwrap_or_default()))
+            .collect())
     }
 
     async fn try_apply(
@@ -150,25 +177,26 @@ impl Kubernetes {
         kind: Kind,
         name: &Name,
         object: &Value,
-        uid: Option<&str>,
+        made: Option<&Made>,
     ) -> Result<DynamicObject, Fault> {
         let api = self.api(kind, name);
         let mut object = object.clone();
-        match uid {
-            Some(uid) => object["metadata"]["uid"] = json!(uid),
+        match made {
+            Some(made) => {
+                object["metadata"]["uid"] = json!(made.uid);
+                // Who led before may have written since: what it gave must not be taken back from what we knew.
+                if let Some(revision) = &made.revision {
+                    object["metadata"]["resourceVersion"] = json!(revision);
+                }
+            }
             // One of a user's that came this moment must not get our fields.
             None => {
                 let there = api
                     .get_metadata_opt(&name.name)
                     .await
                     .map_err(|e| fault(&e))?;
-                let theirs = there.filter(|there| {
-                    let labels = there.metadata.labels.as_ref();
-                    let label = labels.and_then(|labels| labels.get(MANAGED_BY.0));
-                    label.map(String::as_str) != Some(MANAGED_BY.1)
-                });
-                if theirs.is_some() {
-                    return Err(Fault::Another("it has not our label".to_owned()));
+                if there.is_some_and(|there| !is_ours(&there.metadata)) {
+                    return Err(Fault::Another("it does not have our label".to_owned()));
                 }
             }
         }
@@ -208,9 +236,9 @@ impl Cluster for Kubernetes {
         kind: Kind,
         name: &'a Name,
         object: &'a Value,
-        uid: Option<&'a str>,
+        made: Option<&'a Made>,
     ) -> BoxFuture<'a, Result<DynamicObject, Fault>> {
-        in_time(self.try_apply(kind, name, object, uid)).boxed()
+        in_time(self.try_apply(kind, name, object, made)).boxed()
     }
 
     fn delete<'a>(
@@ -276,6 +304,9 @@ async fn in_time<T>(write: impl Future<Output = Result<T, Fault>>) -> Result<T, 
     tokio::time::timeout(PATIENCE, write).await.map_err(late)?
 }
 
+/// How the API server says that an object has another revision than the one given; no code or reason says it.
+const MODIFIED: &str = "the object has been modified";
+
 /// What a failed write means.
 fn fault(error: &kube::Error) -> Fault {
     let kube::Error::Api(status) = error else {
@@ -288,6 +319,7 @@ fn fault(error: &kube::Error) -> Fault {
     let message = status.message.clone();
     match status.code {
         409 if edited => Fault::Edited(message),
+        409 if message.contains(MODIFIED) => Fault::Stale(message),
         409 => Fault::Another(message),
         // Forbidden may be a namespace that is going, or rights that come yet.
         400 | 413 | 422 => Fault::Refused(message),
@@ -326,6 +358,12 @@ mod tests {
         assert_eq!(edited, Fault::Edited("why".into()));
         let another = fault(&api_error(409, None));
         assert_eq!(another, Fault::Another("why".into()));
+        let status = Status::failure(
+            "Operation cannot be fulfilled on sidecars: the object has been modified; please apply your changes to the latest version and try again",
+            "Conflict",
+        );
+        let stale = kube::Error::Api(Box::new(status.with_code(409)));
+        assert!(matches!(fault(&stale), Fault::Stale(_)));
     }
 
     #[test]

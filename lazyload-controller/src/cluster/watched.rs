@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use crate::mesh::sidecar::MANAGED_BY;
+use crate::mesh::sidecar::is_ours;
 use crate::mesh::{Kind, Name, Touched, World};
 use crate::sidecars::metrics::Metrics;
 
@@ -137,7 +137,8 @@ impl Watched {
             };
         }
         let touched = self.world.write().delete(kind, &name);
-        self.note(kind, &name, touched, is_ours(object));
+        self.warn_of_mesh_config(kind);
+        self.note(kind, &name, touched, is_ours(&object.metadata));
     }
 
     /// The watch has told of everything there is of a kind.
@@ -146,6 +147,7 @@ impl Watched {
             *of != kind || names.contains(name) || matches!(own, Own::Written(_))
         });
         let touched = self.world.write().retain(kind, names);
+        self.warn_of_mesh_config(kind);
         self.note(kind, &Name::default(), touched, false);
         if self.inner.absent.lock().remove(&kind) {
             info!(%kind, "is there now");
@@ -226,7 +228,7 @@ impl Watched {
         let name = Name::of(&object.metadata);
         let applied = {
             let mut world = self.world.write();
-            let ours = is_ours(object) && was_ours(&world, kind, &name);
+            let ours = is_ours(&object.metadata) && was_ours(&world, kind, &name);
             let before = since(&world, kind, &name);
             let touched = world.apply(kind, object);
             let is_new = since(&world, kind, &name) != before;
@@ -262,6 +264,18 @@ impl Watched {
         self.inner.arrived.notify_one();
     }
 
+    /// Without it Sidecars may lack what every proxy calls, and callers are taken for strangers.
+    fn warn_of_mesh_config(&self, kind: Kind) {
+        if kind != Kind::MeshConfig {
+            return;
+        }
+        if let Some(fault) = self.world.read().mesh_config_fault() {
+            warn!(
+                "mesh config: {fault} (hint: --mesh-config; with revisions it is istio-REVISION)"
+            );
+        }
+    }
+
     fn is_known(&self, kind: Kind) {
         self.inner
             .listed
@@ -271,12 +285,6 @@ impl Watched {
             .all_listed
             .send_if_modified(|was| !std::mem::replace(was, all) && all);
     }
-}
-
-fn is_ours(object: &DynamicObject) -> bool {
-    let labels = object.metadata.labels.as_ref();
-    let label = labels.and_then(|labels| labels.get(MANAGED_BY.0));
-    label.map(String::as_str) == Some(MANAGED_BY.1)
 }
 
 /// When an EnvoyFilter of ours was made: by that it is judged whether a workload may be given its first Sidecar.

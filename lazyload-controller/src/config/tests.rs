@@ -18,6 +18,11 @@ fn the_commands_are_consistent() {
             .command,
         Some(Command::Crd)
     ));
+    let clean_up = ["lazyload-controller", "clean-up", "--kubeconfig", "k"];
+    assert!(matches!(
+        Cli::try_parse_from(clean_up).unwrap().command,
+        Some(Command::CleanUp(_))
+    ));
 }
 
 #[test]

@@ -167,6 +167,21 @@ impl World {
             .map(|((kind, name), reason)| (*kind, name, reason.as_str()))
     }
 
+    /// Why what is known of the mesh config is not what the mesh config says, if so.
+    #[must_use]
+    pub fn mesh_config_fault(&self) -> Option<String> {
+        let mut unreadable = self.unreadable();
+        let fault = unreadable.find(|(kind, ..)| *kind == Kind::MeshConfig);
+        let fault = fault.map(|(_, name, why)| format!("ConfigMap {name}: {why}"));
+        match (&self.config.name, fault) {
+            (Some(_), fault) => Some(format!("{}; what it said last holds", fault?)),
+            (None, fault) => {
+                let why = fault.unwrap_or_else(|| "it is not there".to_owned());
+                Some(format!("{why}; Istio's defaults are assumed"))
+            }
+        }
+    }
+
     /// Whether a service may be called from a namespace: its `exportTo`, else the mesh's default.
     #[must_use]
     pub fn sees_service(&self, namespace: &str, service: &Service) -> bool {

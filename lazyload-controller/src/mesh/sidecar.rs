@@ -1,7 +1,7 @@
 //! Sidecar and EnvoyFilter resources, ours and others'.
 
 use dependency_graph::Timestamp;
-use kube::core::DynamicObject;
+use kube::core::{DynamicObject, ObjectMeta};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -9,6 +9,19 @@ use super::object::{Labels, created, labels, part};
 
 /// The label on everything Lazymesh makes, and its value.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "lazymesh");
+/// How the name of everything begins that the controller makes in users' namespaces.
+pub const PREFIX: &str = "lazymesh-";
+
+/// Whether a Sidecar or an EnvoyFilter is ours: by its label and by its name, for who copies one of ours under a name of
+/// their own copies the label too.
+#[must_use]
+pub fn is_ours(metadata: &ObjectMeta) -> bool {
+    let labels = metadata.labels.as_ref();
+    let label = labels.and_then(|labels| labels.get(MANAGED_BY.0));
+    let name = metadata.name.as_deref();
+    label.map(String::as_str) == Some(MANAGED_BY.1)
+        && name.is_some_and(|name| name.starts_with(PREFIX))
+}
 
 /// A Sidecar.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,16 +64,28 @@ pub struct Filter {
 }
 
 /// An object of ours as it is in the cluster.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Made {
     /// Its uid: what is deleted must be this very object.
     pub uid: String,
+    /// Its revision: what is changed must be as it was known when that was decided.
+    pub revision: Option<String>,
     /// When it was made.
     pub created: Timestamp,
     /// Its labels.
     pub labels: Labels,
     /// Its `spec`, as it stands.
     pub spec: Value,
+}
+
+/// The revision does not count: it changes with what is nothing to us.
+impl PartialEq for Made {
+    fn eq(&self, other: &Self) -> bool {
+        self.uid == other.uid
+            && self.created == other.created
+            && self.labels == other.labels
+            && self.spec == other.spec
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -107,14 +132,14 @@ pub(super) fn read_filter(object: &DynamicObject) -> Filter {
 }
 
 fn made(object: &DynamicObject) -> Option<Made> {
-    let labels = labels(object);
-    if labels.get(MANAGED_BY.0).map(String::as_str) != Some(MANAGED_BY.1) {
+    if !is_ours(&object.metadata) {
         return None;
     }
     Some(Made {
         uid: object.metadata.uid.clone().unwrap_or_default(),
+        revision: object.metadata.resource_version.clone(),
         created: created(object),
         spec: object.data.get("spec").cloned().unwrap_or(Value::Null),
-        labels,
+        labels: labels(object),
     })
 }

@@ -22,12 +22,11 @@ impl<T> Default for Table<T> {
 impl<T: PartialEq> Table<T> {
     /// Says whether that is a change.
     pub(super) fn set(&mut self, name: &Name, value: T) -> bool {
-        if self.get(name) == Some(&value) {
-            return false;
-        }
+        let changed = self.get(name) != Some(&value);
+        // Also where it is none: a revision does not count, and is wanted all the same.
         let of = self.0.entry(name.namespace.clone()).or_default();
         Arc::make_mut(of).insert(name.clone(), Arc::new(value));
-        true
+        changed
     }
 
     pub(super) fn take(&mut self, name: &Name) -> Option<Arc<T>> {

@@ -375,11 +375,6 @@ somethingNew: {a: 1}
     let labels = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
     assert!(config.discovers(&labels("istio", "yes")) && config.discovers(&labels("team", "b")));
     assert!(!config.discovers(&labels("team", "c")) && !config.discovers(&[].into()));
-    assert_eq!(
-        world.delete(Kind::MeshConfig, &name(at)),
-        Touched::Everything
-    );
-    assert_eq!(world.config(), &MeshConfig::default());
 }
 
 #[test]
@@ -395,7 +390,7 @@ fn reads_sidecars_and_knows_ours() {
     );
     world.put(
         Kind::Sidecar,
-        "shop/ours",
+        "shop/lazymesh-ours",
         json!({"metadata": {"uid": "u", "labels": {"app.kubernetes.io/managed-by": "lazymesh"}}, "spec": {"egress": []}}),
     );
     let theirs = world
@@ -408,8 +403,8 @@ fn reads_sidecars_and_knows_ours() {
         theirs.egress.iter().map(|e| e.port).collect::<Vec<_>>(),
         [false, true]
     );
-    let ours = world.sidecars("shop").find(|(name, _)| name.name == "ours");
-    let ours = ours.unwrap().1.ours.as_ref().unwrap();
+    let ours = world.sidecar(&Name::new("shop", "lazymesh-ours")).unwrap();
+    let ours = ours.ours.as_ref().unwrap();
     assert_eq!(
         (ours.uid.as_str(), &ours.spec),
         ("u", &json!({"egress": []}))
@@ -430,8 +425,6 @@ fn what_cannot_be_read_is_left_out_and_said() {
     for (kind, body) in [
         (Kind::VirtualService, json!({"spec": {"hosts": "a"}})),
         (Kind::ServiceEntry, json!({"spec": {}})),
-        (Kind::MeshConfig, json!({"data": {"mesh": "["}})),
-        (Kind::MeshConfig, json!({})),
         (Kind::Pod, json!({"spec": "none"})),
         (Kind::HttpRoute, json!({"spec": {"rules": 1}})),
         (Kind::Sidecar, json!({"spec": {"egress": [1]}})),
@@ -443,6 +436,33 @@ fn what_cannot_be_read_is_left_out_and_said() {
         world.retain(kind, &BTreeSet::new());
         assert_eq!(world.unreadable().count(), 0, "{kind}");
     }
+}
+
+#[test]
+fn the_last_good_mesh_config_stays() {
+    let (mut world, at) = (world(), "istio-system/istio");
+    assert!(world.mesh_config_fault().unwrap().contains("defaults"));
+    let good = json!({"data": {"mesh": "trustDomain: example.org"}});
+    let trusted = |world: &World| world.config().trust_domains.contains("example.org");
+    for bad in [json!({"data": {"mesh": "["}}), json!({})] {
+        world.put(Kind::MeshConfig, at, good.clone());
+        assert_eq!(world.mesh_config_fault(), None);
+        assert!(world.apply(Kind::MeshConfig, &object(at, bad)).is_err());
+        assert!(trusted(&world));
+        let fault = world.mesh_config_fault().unwrap();
+        assert!(fault.contains(at) && fault.contains("last"), "{fault}");
+    }
+    world.put(Kind::MeshConfig, at, good.clone());
+    world.delete(Kind::MeshConfig, &name(at));
+    assert!(trusted(&world));
+    assert!(world.mesh_config_fault().unwrap().contains(GONE));
+    world.put(Kind::MeshConfig, at, good);
+    assert_eq!(world.mesh_config_fault(), None);
+    // As after a watch began anew.
+    let none = BTreeSet::new();
+    assert_eq!(world.retain(Kind::MeshConfig, &none), Touched::Nothing);
+    assert!(trusted(&world));
+    assert!(world.mesh_config_fault().unwrap().contains(GONE));
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //! counted anew after a restart.
 //!
 //! A Sidecar changes in steps, so that no call fails: what is new is announced, then given; what goes stays announced
-//! while it is taken, and is let go then.
+//! while it is taken, and is let go then. One write gives what was announced and announces what came meanwhile, and none
+//! follows an announcement before that has settled: each write puts off what istiod does about the one before.
 
 #[cfg(test)]
 mod tests;
@@ -72,14 +73,37 @@ pub struct Memory {
     unwanted: BTreeMap<Name, Timestamp>,
     /// Since when there has been no Service to fall back to.
     without_fallback: Option<Timestamp>,
-    /// When a step of a Sidecar was taken.
-    stepped: BTreeMap<Name, Instant>,
+    /// What Sidecars announce, and since when.
+    announced: BTreeMap<Name, Announced>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Announced {
+    hosts: BTreeSet<String>,
+    since: Instant,
 }
 
 impl Memory {
-    /// A Sidecar was written: the time to its next step counts from here.
-    pub fn wrote(&mut self, sidecar: &Name, at: Instant) {
-        self.stepped.insert(sidecar.clone(), at);
+    /// A Sidecar was written, and is now at this stage: the time to its next step counts from here.
+    pub fn wrote(&mut self, sidecar: &Name, stage: Stage, at: Instant) {
+        let announced = Announced {
+            hosts: stage.announced,
+            since: at,
+        };
+        self.announced.insert(sidecar.clone(), announced);
+    }
+
+    /// For how long a Sidecar has announced just this. A write that nobody saw end counts from when it is seen.
+    fn announced_for(&mut self, sidecar: &Name, stage: &Stage, now: Instant) -> Duration {
+        match self.announced.get(sidecar) {
+            Some(before) if before.hosts == stage.announced => {
+                now.saturating_duration_since(before.since)
+            }
+            _ => {
+                self.wrote(sidecar, stage.clone(), now);
+                Duration::ZERO
+            }
+        }
     }
 }
 
@@ -192,7 +216,9 @@ fn write_sidecars(
     now: Now,
 ) {
     let (mut growing, mut others, mut new) = (Vec::new(), Vec::new(), Vec::new());
-    memory.stepped.retain(|name, _| sidecars.contains_key(name));
+    memory
+        .announced
+        .retain(|name, _| sidecars.contains_key(name));
     for (name, spec) in &desired.sidecars {
         if let Some(made) = sidecars.get(name).copied() {
             match step((name, spec), made, memory, pace, todo, now) {
@@ -231,13 +257,12 @@ fn step(
     now: Now,
 ) -> Option<(Action, bool)> {
     let (is, last) = (Stage::of(&made.spec), Stage::last(spec));
-    let mut waited = pace.step;
-    if is.announced.is_empty() {
-        memory.stepped.remove(name);
+    let waited = if is.announced.is_empty() {
+        memory.announced.remove(name);
+        pace.step
     } else {
-        let since = *memory.stepped.entry(name.clone()).or_insert(now.tick);
-        waited = now.tick.saturating_duration_since(since);
-    }
+        memory.announced_for(name, &is, now.tick)
+    };
     let stage = next(&is, &last, waited >= pace.step);
     if stage != last && stage == is {
         todo.look_again(pace.step.saturating_sub(waited));
@@ -250,15 +275,24 @@ fn step(
 
 /// The stage after this one on the way to the last; this one while it has not settled.
 fn next(is: &Stage, last: &Stage, settled: bool) -> Stage {
-    let new: BTreeSet<String> = last.given.difference(&is.given).cloned().collect();
-    if !new.is_subset(&is.announced) {
-        return Stage {
-            given: is.given.clone(),
-            announced: is.announced.union(&new).cloned().collect(),
-        };
-    }
+    let new = last.given.difference(&is.given).cloned();
+    let (announced, newer): (BTreeSet<String>, BTreeSet<String>) =
+        new.partition(|host| is.announced.contains(host));
     if !settled {
+        // Nothing may put off what waits to be given, or a burst would put it off for as long as it lasts.
+        if announced.is_empty() && !newer.is_empty() {
+            return Stage {
+                given: is.given.clone(),
+                announced: is.announced.union(&newer).cloned().collect(),
+            };
+        }
         return is.clone();
+    }
+    if !newer.is_empty() {
+        return Stage {
+            given: is.given.union(&announced).cloned().collect(),
+            announced: newer,
+        };
     }
     // What is announced and given is there by being given; what is taken stays announced once more.
     Stage {

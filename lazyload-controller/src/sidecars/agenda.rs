@@ -20,7 +20,7 @@ use crate::cluster::{Fault, News};
 use crate::given::Given;
 use crate::mesh::sidecar::Made;
 use crate::mesh::{Kind, Name, World};
-use crate::plan::actions::{self, Action, Now, Pace, Todo, differs};
+use crate::plan::actions::{self, Action, Memory, Now, Pace, Todo, differs};
 use crate::plan::{Desired, Settings, grow_by};
 use crate::render::sidecar::Stage;
 use crate::state::State;
@@ -263,6 +263,8 @@ impl Agenda {
         self.look_due.clear();
         for place in self.places.values_mut() {
             place.growing.clear();
+            // Others wrote meanwhile: every time counts anew.
+            place.memory = Memory::default();
         }
         if leads {
             let names = self.places.keys().cloned();
@@ -432,7 +434,9 @@ impl Agenda {
         let Some(place) = self.places.get_mut(&name.namespace) else {
             return;
         };
-        place.memory.wrote(name, now.tick);
+        if let Some(stage) = stage(world, name) {
+            place.memory.wrote(name, stage, now.tick);
+        }
         place.tell_of(world, name, &self.given, now.tick);
         if let Some((since, announced)) = place.growing.get_mut(name) {
             let seconds = now.tick.saturating_duration_since(*since).as_secs_f64();

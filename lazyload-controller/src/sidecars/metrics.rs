@@ -36,6 +36,8 @@ pub enum Outcome {
     Edited,
     /// It is another object than was meant.
     Another,
+    /// It had changed since it was last seen.
+    Stale,
     /// It is refused.
     Refused,
     /// It may work another time.
@@ -43,12 +45,13 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Applied,
         Self::Deleted,
         Self::Said,
         Self::Edited,
         Self::Another,
+        Self::Stale,
         Self::Refused,
         Self::Failed,
     ];
@@ -60,6 +63,7 @@ impl Outcome {
             Self::Said => "said",
             Self::Edited => "edited",
             Self::Another => "another",
+            Self::Stale => "stale",
             Self::Refused => "refused",
             Self::Failed => "failed",
         }
@@ -71,6 +75,7 @@ impl From<&Fault> for Outcome {
         match fault {
             Fault::Edited(_) => Self::Edited,
             Fault::Another(_) => Self::Another,
+            Fault::Stale(_) => Self::Stale,
             Fault::Refused(_) => Self::Refused,
             Fault::Unavailable(_) => Self::Failed,
         }

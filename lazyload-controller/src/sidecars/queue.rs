@@ -175,7 +175,7 @@ impl Queue {
         };
         let failures = self.held.get(key).map_or(0, |held| held.failures);
         let wait = match fault {
-            Fault::Unavailable(_) => {
+            Fault::Unavailable(_) | Fault::Stale(_) => {
                 let doubled = RETRY.0.saturating_mul(2_u32.saturating_pow(failures));
                 doubled.min(RETRY.1)
             }
@@ -282,6 +282,19 @@ mod tests {
         assert!(!queue.put(&key("a"), job(1), Urgency::Object, now));
         assert!(queue.put(&key("a"), job(2), Urgency::Object, now));
         assert!(queue.put(&key("a"), job(1), Urgency::Object, now + LEAVE));
+    }
+
+    #[test]
+    fn what_has_changed_meanwhile_is_tried_again_soon_and_something_else_at_once() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.put(&key("a"), job(1), Urgency::Object, now);
+        queue.pop();
+        let stale = Err(Fault::Stale("modified".into()));
+        let until = queue.done(&key("a"), job(1), stale, now);
+        assert_eq!(until, Some(now + RETRY.0));
+        assert!(!queue.put(&key("a"), job(1), Urgency::Object, now));
+        assert!(queue.put(&key("a"), job(2), Urgency::Object, now));
+        assert!(queue.put(&key("a"), job(1), Urgency::Object, now + RETRY.0));
     }
 
     #[test]

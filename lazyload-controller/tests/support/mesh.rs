@@ -13,12 +13,19 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{DynamicObject, GroupVersionKind};
 use kube::discovery::ApiResource;
 use kube::{Api, Client, ResourceExt};
+use lazyload_controller::clean_up;
+use lazyload_controller::cluster::kubernetes::Kubernetes;
+use lazyload_controller::cluster::{Cluster as _, Fault};
+use lazyload_controller::mesh::sidecar::Made;
+use lazyload_controller::mesh::{Kind, Name};
 use lazyload_controller::resource::WorkloadDependencies;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::harness::{Controller, DEADLINE, seen_at};
 
+/// How long EnvoyFilters outlive Sidecars.
+pub(crate) const LINGERS: Duration = Duration::from_secs(2);
 const TCP_ROUTES: &str = "tcproutes.gateway.networking.k8s.io";
 
 /// Namespaces of a test, by the names the test calls them.
@@ -264,6 +271,54 @@ impl Mesh {
         let sidecar: DynamicObject = serde_json::from_value(value).unwrap();
         let api = self.sidecars(namespace);
         api.create(&PostParams::default(), &sidecar).await.unwrap()
+    }
+
+    pub(crate) async fn label_sidecar(&self, namespace: &str, name: &str, label: &Value) {
+        let (api, params) = (self.sidecars(namespace), PatchParams::default());
+        api.patch(name, &params, &Patch::Merge(label))
+            .await
+            .unwrap();
+    }
+
+    /// Runs the command: what it said, and how it ended.
+    pub(crate) async fn clean_up(&self) -> (Vec<String>, Result<(), String>) {
+        let args = clean_up::Args {
+            kubeconfig: Some(kubeconfig().into()),
+            fallback_lingers: LINGERS,
+            timeout: DEADLINE,
+        };
+        let mut said = Vec::new();
+        let ended = clean_up::run(&args, |line| said.push(line.to_owned())).await;
+        (said, ended.map_err(|error| error.to_string()))
+    }
+
+    /// A Sidecar of ours as a controller knows it.
+    pub(crate) fn made(&self, controller: &Controller, namespace: &str, workload: &str) -> Made {
+        let name = format!("lazymesh-deployment-{workload}");
+        let world = controller.known.world.read();
+        let sidecar = world.sidecar(&Name::new(self.namespace(namespace), &name));
+        sidecar.unwrap().ours.clone().unwrap()
+    }
+
+    /// Writes a Sidecar as the controller does, where it is as given.
+    pub(crate) async fn apply(
+        &self,
+        namespace: &str,
+        workload: &str,
+        made: &Made,
+        spec: &Value,
+    ) -> Result<DynamicObject, Fault> {
+        let name = format!("lazymesh-deployment-{workload}");
+        let name = Name::new(self.namespace(namespace), &name);
+        let object = json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "Sidecar",
+            "metadata": {"name": name.name, "namespace": name.namespace, "labels": made.labels},
+            "spec": spec,
+        });
+        let cluster = Kubernetes::new(self.client.clone(), Name::default());
+        cluster
+            .apply(Kind::Sidecar, &name, &object, Some(made))
+            .await
     }
 
     pub(crate) async fn delete_sidecar(&self, namespace: &str, name: &str) {

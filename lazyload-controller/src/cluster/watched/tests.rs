@@ -2,6 +2,7 @@ use prometheus::Registry;
 use serde_json::json;
 
 use super::*;
+use crate::mesh::sidecar::MANAGED_BY;
 
 fn watched() -> Watched {
     let world = Arc::new(RwLock::new(World::new("cluster.local")));

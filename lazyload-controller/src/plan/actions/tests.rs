@@ -111,10 +111,11 @@ impl Cluster {
         });
         object["metadata"]["uid"] = json!(uid);
         object["metadata"]["creationTimestamp"] = json!(written(created));
-        self.world.put(kind, &name.to_string(), object);
         if kind == Kind::Sidecar {
-            self.memory.wrote(name, self.tick);
+            let stage = Stage::of(&object["spec"]);
+            self.memory.wrote(name, stage, self.tick);
         }
+        self.world.put(kind, &name.to_string(), object);
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -219,16 +220,133 @@ fn what_is_new_is_announced_first_and_what_goes_last() {
 }
 
 #[test]
-fn what_is_learned_meanwhile_is_announced_at_once() {
+fn what_is_learned_meanwhile_is_announced_by_the_write_that_gives() {
     let mut cluster = Cluster::settled();
     cluster.graph = learned("cart", &["pay.bank", "rates.bank"]);
     assert_eq!(cluster.step(), [CART]);
     cluster.tick += STEP / 2;
     cluster.graph = learned("cart", &["pay.bank", "rates.bank", "cart.shop"]);
+    assert_eq!(
+        cluster.todo(),
+        Todo {
+            actions: vec![],
+            again: Some(STEP / 2)
+        }
+    );
+    cluster.tick += STEP / 2;
     assert_eq!(cluster.step(), [CART]);
     cluster.tick += STEP;
     assert_eq!(cluster.step(), [CART]);
     assert_eq!(cluster.todo(), Todo::default());
+}
+
+fn hosts(names: &str) -> BTreeSet<String> {
+    names.split_whitespace().map(str::to_owned).collect()
+}
+
+fn at(given: &str, announced: &str) -> Stage {
+    Stage {
+        given: hosts(given),
+        announced: hosts(announced),
+    }
+}
+
+#[test]
+fn the_stage_that_comes_next() {
+    // What is there, what is wanted, whether the former has settled, what comes.
+    let table = [
+        (at("a", ""), "a b", true, at("a", "b")),
+        (at("a", "b"), "a b", false, at("a", "b")),
+        (at("a", "b"), "a b", true, at("a b", "")),
+        // One write gives and announces.
+        (at("a", "b"), "a b c", false, at("a", "b")),
+        (at("a", "b"), "a b c", true, at("a b", "c")),
+        // What goes goes last: it stays while something is still to be announced.
+        (at("a", ""), "b", true, at("a", "b")),
+        (at("a", "b"), "b c", true, at("a b", "c")),
+        (at("a b", "c"), "b c", true, at("b c", "a")),
+        (at("b c", "a"), "b c", false, at("b c", "a")),
+        (at("b c", "a"), "b c", true, at("b c", "")),
+        // Nobody waits for what was taken, so it puts off nothing.
+        (at("b", "a"), "b c", false, at("b", "a c")),
+        (at("b", "a"), "b c", true, at("b", "c")),
+        (at("b", "a"), "a b", false, at("b", "a")),
+        (at("b", "a"), "a b", true, at("a b", "")),
+        (at("a b", ""), "a b", true, at("a b", "")),
+        // It is not wanted any more before it was given.
+        (at("a", "b"), "a", false, at("a", "b")),
+        (at("a", "b"), "a", true, at("a", "")),
+    ];
+    for (is, wanted, settled, expected) in table {
+        let last = at(wanted, "");
+        let found = next(&is, &last, settled);
+        assert_eq!(found, expected, "from {is:?} to {wanted}, {settled}");
+    }
+}
+
+/// Calls to something new at a steady pace, and how long each write takes to land.
+#[test]
+fn a_burst_starves_nothing() {
+    for (between, write) in [(100, 1), (100, 20), (10, 5), (129, 1), (131, 40), (2, 60)] {
+        let pace = Pace::default();
+        let name = name("shop/lazymesh-deployment-cart");
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        let (mut is, mut landing) = (at("", ""), None::<(u64, Stage)>);
+        let mut announced: BTreeMap<String, u64> = BTreeMap::new();
+        let (mut last, mut last_announcement) = (Stage::default(), None::<u64>);
+        for millis in 0..3000_u64 {
+            let now = start + Duration::from_millis(millis);
+            if let Some((_, stage)) = landing.take_if(|(lands, _)| *lands <= millis) {
+                for host in stage.given.difference(&is.given) {
+                    let waited = millis - announced[host];
+                    assert!((130..=130 + write).contains(&waited), "{host}: {waited} ms");
+                }
+                for host in stage.announced.difference(&is.announced) {
+                    announced.insert(host.clone(), millis);
+                }
+                // istiod has the time to push every announcement by itself.
+                let after =
+                    last_announcement.map_or(pace.step, |at| Duration::from_millis(millis - at));
+                assert!(after >= pace.step, "{after:?}");
+                last_announcement = (!stage.announced.is_empty()).then_some(millis);
+                memory.wrote(&name, stage.clone(), now);
+                is = stage;
+            }
+            if millis % between == 0 {
+                last.given.insert(format!("h{millis:04}"));
+            }
+            let settled =
+                is.announced.is_empty() || memory.announced_for(&name, &is, now) >= pace.step;
+            let stage = next(&is, &last, settled);
+            if stage != is && landing.is_none() {
+                landing = Some((millis + write, stage));
+            }
+        }
+        // All but the last of them are given: nothing waits for the burst to end.
+        let longest = 2 * (130 + write) + between;
+        let due = (3000 - longest) / between;
+        assert!(is.given.len() as u64 >= due, "{} of {due}", is.given.len());
+    }
+}
+
+#[test]
+fn a_write_that_nobody_saw_end_counts_from_when_it_is_seen() {
+    let mut cluster = Cluster::settled();
+    cluster.graph = learned("cart", &["pay.bank", "rates.bank"]);
+    cluster.step();
+    cluster.tick += STEP;
+    // Gives rates and announces cart, and the answer is lost.
+    cluster.graph = learned("cart", &["pay.bank", "rates.bank", "cart.shop"]);
+    let before = cluster.memory.clone();
+    assert_eq!(cluster.step(), [CART]);
+    cluster.memory = before;
+    assert_eq!(
+        cluster.todo(),
+        Todo {
+            actions: vec![],
+            again: Some(STEP)
+        }
+    );
 }
 
 #[test]
@@ -396,6 +514,27 @@ fn a_user_s_sidecar_takes_ours_away() {
     cluster.pass(10);
     assert_eq!(cluster.step(), ["delete EnvoyFilter lazymesh-fallback"]);
     assert_eq!(cluster.world.sidecars("shop").count(), 2);
+}
+
+#[test]
+fn a_copy_of_ours_under_another_name_is_a_user_s() {
+    let mut cluster = Cluster::settled();
+    let label = json!({"app.kubernetes.io/managed-by": "lazymesh"});
+    let copied = json!({"metadata": {"labels": label, "uid": "theirs"},
+                        "spec": {"workloadSelector": {"labels": {"app": "nobody"}}}});
+    cluster.world.put(Kind::Sidecar, "shop/copy", copied);
+    let copied = json!({"metadata": {"labels": label, "uid": "theirs"}, "spec": {}});
+    cluster.world.put(Kind::EnvoyFilter, "shop/copy", copied);
+    assert_eq!(cluster.todo(), Todo::default());
+    cluster.opt("off");
+    for _ in 0..3 {
+        cluster.step();
+        cluster.pass(10);
+    }
+    let left = cluster.world.sidecars("shop").map(|(name, _)| name);
+    assert_eq!(left.collect::<Vec<_>>(), [&name("shop/copy")]);
+    let left = cluster.world.filters("shop").map(|(name, _)| name);
+    assert_eq!(left.collect::<Vec<_>>(), [&name("shop/copy")]);
 }
 
 #[test]

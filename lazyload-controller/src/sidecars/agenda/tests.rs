@@ -348,6 +348,21 @@ fn who_stops_leading_writes_nothing_more_and_the_next_one_goes_on() {
 }
 
 #[test]
+fn who_leads_again_knows_nothing_of_what_others_wrote_meanwhile() {
+    let mut bench = Bench::settled();
+    bench.learn("pay.bank");
+    let (key, job) = bench.agenda.queue.pop().unwrap();
+    bench.write(&key, job);
+    bench.agenda.lead(false, bench.now().tick);
+    // Another leader gave it, took it, and has announced it this moment.
+    bench.passed += STEP * 4;
+    bench.agenda.lead(true, bench.now().tick);
+    assert_eq!(bench.turn(), []);
+    bench.passed += STEP;
+    assert_eq!(bench.turn().len(), 1);
+}
+
+#[test]
 fn opting_out_takes_everything_back_and_forgets() {
     let mut bench = Bench::settled();
     let off = json!({"metadata": {"labels": {"lazymesh.dev/mode": "off"}}});
