@@ -85,14 +85,18 @@ impl Wanted {
             }
         }
         let refused = faults.iter().find_map(|(kind, name, fault)| match fault {
-            Some(fault @ (Fault::Refused(_) | Fault::Another(_))) => Some((kind, name, fault)),
-            _ => None,
+            Some(Fault::Edited(_)) | None => None,
+            Some(fault) => Some((kind, name, fault)),
         });
         let there = world.sidecar(name).is_some_and(|one| one.ours.is_some());
         if let Some((kind, name, fault)) = refused {
             let message = format!("{kind} {name} cannot be written: {fault}");
+            let reason = match fault {
+                Fault::Unavailable(_) | Fault::Stale(_) => "Failed",
+                _ => "Refused",
+            };
             self.said
-                .insert(Said::new("SidecarWritten", false, "Refused", &message));
+                .insert(Said::new("SidecarWritten", false, reason, &message));
             self.make = true;
         } else if there {
             let message = format!("Sidecar {name} gives it what it is known to use.");
