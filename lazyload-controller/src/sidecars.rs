@@ -100,16 +100,16 @@ impl Sidecars {
     /// What each namespace waits for.
     #[must_use]
     pub fn page(&self) -> Value {
-        let unlisted = self.parts.watched.unlisted();
+        let troubles = self.parts.watched.troubles();
         let agenda = self.agenda.lock();
         let world = self.parts.watched.world().read();
         let mut page = agenda.page(&world, Instant::now());
-        let unlisted: Vec<String> = unlisted.iter().map(ToString::to_string).collect();
+        let troubles = troubles.iter().map(|(kind, why)| format!("{kind}: {why}"));
         let unreadable = world
             .unreadable()
             .map(|(kind, name, why)| format!("{kind} {name}: {why}"));
         page["mesh_config"] = json!(world.mesh_config_fault().unwrap_or_else(|| "read".into()));
-        page["not_listed_yet"] = json!(unlisted);
+        page["not_watched"] = json!(troubles.collect::<Vec<_>>());
         page["unreadable"] = json!(unreadable.collect::<Vec<_>>());
         page
     }

@@ -17,7 +17,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{Cluster, Fault, Lost, Watched};
 use crate::mesh::sidecar::{MANAGED_BY, Made, is_ours};
@@ -113,7 +113,7 @@ impl Kubernetes {
             match self.resource(kind).await {
                 Ok(Some(resource)) => self.watch(kind, &resource, watched).await,
                 Ok(None) => watched.absent(kind),
-                Err(error) => warn!(%kind, %error, "cannot be looked up; trying again"),
+                Err(error) => watched.failed(kind, &error.to_string()),
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -273,9 +273,7 @@ async fn follow(
                 debug!(%kind, %error, "gone");
                 return;
             }
-            Err(error) => {
-                warn!(%kind, %error, "watching; trying again (hint: may the controller watch it?)")
-            }
+            Err(error) => watched.failed(kind, &error.to_string()),
         }
     }
 }

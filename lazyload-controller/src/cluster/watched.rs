@@ -68,6 +68,8 @@ struct Inner {
     changes: watch::Sender<()>,
     /// Kinds that the place does not have.
     absent: Mutex<BTreeSet<Kind>>,
+    /// Why kinds could not be listed or watched.
+    failed: Mutex<BTreeMap<Kind, String>>,
 }
 
 /// A write of ours.
@@ -91,6 +93,7 @@ impl Watched {
             all_listed: watch::channel(false).0,
             changes: watch::channel(()).0,
             absent: Mutex::default(),
+            failed: Mutex::default(),
         };
         Self {
             world,
@@ -190,6 +193,30 @@ impl Watched {
             .await;
     }
 
+    /// A kind could not be listed or watched; it is tried again.
+    pub fn failed(&self, kind: Kind, why: &str) {
+        self.metrics.unwatched(kind);
+        self.inner.failed.lock().insert(kind, why.to_owned());
+        let waits = self.unlisted().contains(&kind);
+        let hint = if waits {
+            "may the controller list and watch it? mode sidecar waits for it"
+        } else {
+            "may the controller list and watch it?"
+        };
+        warn!(%kind, "cannot be watched: {why}; trying again (hint: {hint})");
+    }
+
+    /// Kinds that are waited for, and those whose watch failed since they were last listed, with why.
+    #[must_use]
+    pub fn troubles(&self) -> BTreeMap<Kind, String> {
+        let mut all = self.inner.failed.lock().clone();
+        for kind in self.unlisted() {
+            let listing = || "is being listed".to_owned();
+            all.entry(kind).or_insert_with(listing);
+        }
+        all
+    }
+
     /// Kinds of which not everything was told yet.
     #[must_use]
     pub fn unlisted(&self) -> Vec<Kind> {
@@ -277,6 +304,7 @@ impl Watched {
     }
 
     fn is_known(&self, kind: Kind) {
+        self.inner.failed.lock().remove(&kind);
         self.inner
             .listed
             .send_if_modified(|listed| listed.insert(kind));

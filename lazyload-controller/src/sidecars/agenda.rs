@@ -316,6 +316,10 @@ impl Agenda {
         self.queue.retain(namespace, &kept);
         wanted.extend(self.say(world, state, namespace, now.tick));
         self.queue.retain(namespace, &wanted);
+        // This look may have come before what failed was due.
+        if let Some(at) = self.queue.retry_at(namespace, now.tick) {
+            earlier(&mut self.look_due, namespace.to_owned(), at);
+        }
     }
 
     /// Conditions that records do not say as they should.

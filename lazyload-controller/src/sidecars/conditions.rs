@@ -76,9 +76,13 @@ fn reason(condition: &Condition) -> &'static str {
 
 impl Wanted {
     fn refused(&mut self, kind: Kind, name: &Name, fault: &Fault) {
+        let reason = match fault {
+            Fault::Unavailable(_) | Fault::Stale(_) => "Failed",
+            _ => "Refused",
+        };
         let message = format!("{kind} {name} cannot be written: {fault}");
         self.said
-            .insert(Said::new("SidecarWritten", false, "Refused", &message));
+            .insert(Said::new("SidecarWritten", false, reason, &message));
         self.make = true;
     }
 
@@ -103,8 +107,8 @@ impl Wanted {
             }
         }
         let refused = faults.iter().find_map(|(kind, name, fault)| match fault {
-            Some(fault @ (Fault::Refused(_) | Fault::Another(_))) => Some((kind, name, fault)),
-            _ => None,
+            Some(Fault::Edited(_)) | None => None,
+            Some(fault) => Some((kind, name, fault)),
         });
         let there = world.sidecar(name).is_some_and(|one| one.ours.is_some());
         if let Some((kind, name, fault)) = refused {

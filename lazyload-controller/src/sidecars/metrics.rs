@@ -19,6 +19,7 @@ pub struct Metrics {
     pub plan_seconds: Histogram,
     learned: HistogramVec,
     unreadable: IntCounterVec,
+    unwatched: IntCounterVec,
     /// Namespaces planned.
     pub plans: IntCounter,
 }
@@ -154,6 +155,11 @@ impl Metrics {
                 "Objects of the mesh that could not be read, by kind",
                 "kind",
             )?,
+            unwatched: counters(
+                "watch_failures",
+                "Failures to list or watch a kind; nothing is planned before every kind was listed once",
+                "kind",
+            )?,
             plans,
         };
         for outcome in Outcome::ALL {
@@ -161,6 +167,7 @@ impl Metrics {
         }
         for kind in Kind::ALL {
             let _ = metrics.unreadable.with_label_values(&[&kind.to_string()]);
+            let _ = metrics.unwatched.with_label_values(&[&kind.to_string()]);
         }
         for come in [Come::Announced, Come::Given] {
             let _ = metrics.learned.with_label_values(&[come.as_str()]);
@@ -190,6 +197,11 @@ impl Metrics {
         self.unreadable
             .with_label_values(&[&kind.to_string()])
             .inc();
+    }
+
+    /// Counts that a kind could not be listed or watched.
+    pub fn unwatched(&self, kind: Kind) {
+        self.unwatched.with_label_values(&[&kind.to_string()]).inc();
     }
 
     /// How long it took from a host's being learned.

@@ -14,6 +14,8 @@ use crate::resource::Said;
 
 /// First wait after a write that failed, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// After so many failures in a row, some 13 seconds, people should know.
+const LASTING: u32 = 7;
 /// How long what was refused, or edited by a user, is left alone while nothing about it changes.
 const LEAVE: Duration = Duration::from_secs(300);
 
@@ -192,9 +194,20 @@ impl Queue {
         Some(until)
     }
 
-    /// Why the last write of an object came to nothing.
+    /// Why writes of an object come to nothing, where that is more than a passing trouble.
     pub(super) fn fault(&self, key: &Key) -> Option<&Fault> {
-        self.held.get(key).map(|held| &held.fault)
+        let held = self.held.get(key)?;
+        let passing = matches!(held.fault, Fault::Unavailable(_) | Fault::Stale(_));
+        (!passing || held.failures >= LASTING).then_some(&held.fault)
+    }
+
+    /// When something of a namespace that came to nothing may be tried again.
+    pub(super) fn retry_at(&self, namespace: &str, now: Instant) -> Option<Instant> {
+        let of = self
+            .held
+            .iter()
+            .filter(|(key, _)| key.namespace() == namespace);
+        of.map(|(_, held)| held.until).filter(|at| *at > now).min()
     }
 
     /// What a namespace waits for, for people.
@@ -295,6 +308,23 @@ mod tests {
         assert!(!queue.put(&key("a"), job(1), Urgency::Object, now));
         assert!(queue.put(&key("a"), job(2), Urgency::Object, now));
         assert!(queue.put(&key("a"), job(1), Urgency::Object, now + RETRY.0));
+    }
+
+    #[test]
+    fn only_what_goes_on_failing_is_said() {
+        let (mut queue, mut now) = (Queue::default(), Instant::now());
+        for failures in 1..=LASTING {
+            queue.put(&key("a"), job(1), Urgency::Object, now);
+            queue.pop();
+            let forbidden = Err(Fault::Unavailable("forbidden".into()));
+            now = queue.done(&key("a"), job(1), forbidden, now).unwrap();
+            let said = queue.fault(&key("a")).is_some();
+            assert_eq!(said, failures == LASTING, "{failures}");
+        }
+        queue.put(&key("a"), job(1), Urgency::Object, now);
+        queue.pop();
+        queue.done(&key("a"), job(1), Ok(()), now);
+        assert_eq!(queue.fault(&key("a")), None);
     }
 
     #[test]

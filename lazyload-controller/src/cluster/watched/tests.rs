@@ -91,6 +91,19 @@ async fn synced_once_every_kind_is_listed_or_absent() {
 }
 
 #[test]
+fn a_kind_that_may_not_be_listed_is_said_until_it_may() {
+    let watched = watched();
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Pod) {
+        watched.listed(kind, &BTreeSet::new());
+    }
+    watched.failed(Kind::Pod, "forbidden");
+    let expected = BTreeMap::from([(Kind::Pod, "forbidden".to_owned())]);
+    assert_eq!(watched.troubles(), expected);
+    watched.listed(Kind::Pod, &BTreeSet::new());
+    assert_eq!(watched.troubles(), BTreeMap::new());
+}
+
+#[test]
 fn an_object_that_cannot_be_read_is_counted_and_left_out() {
     let watched = watched();
     let mut broken = sidecar(5, "u", false, "a/a");

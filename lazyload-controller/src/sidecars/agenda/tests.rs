@@ -310,6 +310,29 @@ fn a_write_that_fails_is_tried_again_and_one_a_user_edited_is_not() {
 }
 
 #[test]
+fn what_may_not_be_written_is_said_in_the_record() {
+    let mut bench = Bench::settled();
+    bench.learn("pay.bank");
+    let mut said = None;
+    let until = bench.passed + Duration::from_secs(60);
+    while said.is_none() && bench.passed < until {
+        for (key, job) in bench.turn() {
+            match &job {
+                Job::Say { said: what, .. } => said = what.iter().next().cloned(),
+                _ => {
+                    let forbidden = Err(Fault::Unavailable("forbidden".into()));
+                    bench.done(&key, job, forbidden);
+                }
+            }
+        }
+        bench.passed += WINDOW;
+    }
+    let said = said.unwrap();
+    let expected = ("SidecarWritten".to_owned(), "Failed".to_owned());
+    assert_eq!((said.kind.to_string(), said.reason.to_string()), expected);
+}
+
+#[test]
 fn fields_beside_ours_are_left_and_not_written_over_and_over() {
     let mut bench = Bench::settled();
     bench.learn("pay.bank");
