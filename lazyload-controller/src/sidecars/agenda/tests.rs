@@ -70,8 +70,12 @@ impl Bench {
     }
 
     fn touch(&mut self) {
+        self.touch_namespace("shop");
+    }
+
+    fn touch_namespace(&mut self, namespace: &str) {
         self.news(&News {
-            namespaces: BTreeSet::from(["shop".to_owned()]),
+            namespaces: BTreeSet::from([namespace.to_owned()]),
             ..News::default()
         });
     }
@@ -112,7 +116,7 @@ impl Bench {
                 json!(format!("1970-01-01T00:{minutes:02}:{seconds:02}Z"));
             self.world.put(*kind, &name.to_string(), object);
             if *kind == Kind::EnvoyFilter && made.is_none() {
-                self.touch();
+                self.touch_namespace(&name.namespace);
             }
         }
         if let (Key::Object(kind, name), Job::Delete { .. }) = (key, &job) {

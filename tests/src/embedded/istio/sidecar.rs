@@ -30,8 +30,19 @@ pub(in crate::embedded) struct Scope {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Spec {
     workload_selector: Option<Selector>,
+    /// Every address outside of services is a server of the demo's own: what is done with others does not show.
+    #[serde(rename = "outboundTrafficPolicy")]
+    _outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     #[serde(default)]
     egress: Vec<Egress>,
+}
+
+/// Of the global proxy's own Sidecar.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OutboundTrafficPolicy {
+    #[serde(rename = "mode")]
+    _mode: String,
 }
 
 #[derive(Deserialize)]
