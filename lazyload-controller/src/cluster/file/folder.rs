@@ -203,7 +203,7 @@ impl Folder {
     /// Reads a file. One that has a document that cannot be read stays as it was before.
     fn read(&mut self, path: PathBuf, stamp: Stamp) {
         let beside_graph = path.parent() == Some(&self.path);
-        match self.objects(&path, stamp.1) {
+        match self.objects(&path, stamp) {
             Ok(mut objects) => {
                 // The rest of that folder is the graph's.
                 objects.retain(|(kind, _)| !beside_graph || *kind == Kind::Namespace);
@@ -218,8 +218,8 @@ impl Folder {
         }
     }
 
-    fn objects(&self, path: &Path, length: u64) -> Result<Vec<(Kind, Known)>, String> {
-        if length > LARGEST {
+    fn objects(&self, path: &Path, stamp: Stamp) -> Result<Vec<(Kind, Known)>, String> {
+        if stamp.1 > LARGEST {
             return Err(format!("it is larger than {LARGEST} bytes"));
         }
         let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
@@ -227,8 +227,9 @@ impl Folder {
         for (document, text) in documents::split(&text).into_iter().enumerate() {
             let object: Option<DynamicObject> = serde_yaml_ng::from_str(text)
                 .map_err(|error| format!("document {}: {error}", document + 1))?;
-            let Some(object) = object else { continue };
+            let Some(mut object) = object else { continue };
             if let Some(kind) = self.kind_of(&object) {
+                self.date(kind, &mut object, stamp);
                 let known = Known {
                     file: path.to_owned(),
                     document,
@@ -238,6 +239,17 @@ impl Folder {
             }
         }
         Ok(objects)
+    }
+
+    /// A pod is as old as what first told of it, unless it says so itself: by that it is judged whether it may be trimmed.
+    fn date(&self, kind: Kind, object: &mut DynamicObject, stamp: Stamp) {
+        if kind != Kind::Pod || object.metadata.creation_timestamp.is_some() {
+            return;
+        }
+        let before = self.known.get(&(kind, Name::of(&object.metadata)));
+        let before = before.and_then(|known| known.object.metadata.creation_timestamp.clone());
+        let now = || Timestamp::from_second(stamp.2).ok().map(Time);
+        object.metadata.creation_timestamp = before.or_else(now);
     }
 
     /// What an object is here; `None` for what does not matter.
