@@ -29,6 +29,7 @@ mod wire;
 pub use follow::Following;
 pub use istio::Documents;
 pub use plane::{ControlPlane, Error};
+pub use proxy::Proxy;
 pub use record::{RequestRecord, Sent, StreamRecord, Variant};
 pub use resources::{CDS, Change, EDS, LDS, RDS};
 pub use shape::{MeshShape, Port, Protocol, Service};

@@ -162,6 +162,11 @@ impl ControlPlane {
         self.shared.snapshot(&Proxy::in_namespace(namespace)).0
     }
 
+    /// What a proxy would be given now.
+    pub fn snapshot_for(&self, proxy: &Proxy) -> Snapshot {
+        self.shared.snapshot(proxy).0
+    }
+
     /// All streams so far, oldest first.
     pub fn streams(&self) -> Vec<StreamRecord> {
         self.shared.log.lock().streams.iter().cloned().collect()

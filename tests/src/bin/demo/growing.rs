@@ -11,7 +11,8 @@ use crate::sidecar::{Place, Sidecar};
 use crate::story::Stage;
 use crate::wait::until;
 use anyhow::{Context, Result, ensure};
-use mesh_tests::embedded::resources::Change;
+use mesh_tests::embedded::Proxy;
+use mesh_tests::embedded::resources::{CDS, Change};
 use mesh_tests::embedded::shape::outbound_cluster;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -49,8 +50,10 @@ pub(crate) async fn tell(
     stage.screen.line(&format!(
         "namespace {namespace} is labelled lazymesh.dev/mode: sidecar; what it does not know falls back to the global proxy"
     ));
-    let file = sidecar_file(parts, namespace).await?;
     let proxy = start_global_proxy(stage, parts).await?;
+    // There is none before the global proxy is ready.
+    let file = sidecar_file(parts, namespace).await?;
+    taken_in(stage, place).await?;
     let sidecar = stage.start_plain(place).await?;
     let costs = stage.show(&sidecar).await?;
     costs.expect_lazy(plain)?;
@@ -83,6 +86,28 @@ async fn sidecar_file(parts: &Parts, namespace: &str) -> Result<PathBuf> {
     .await
 }
 
+/// The control plane has taken in the Sidecar: a proxy that starts is trimmed from its start.
+async fn taken_in(stage: &Stage<'_>, place: &Place) -> Result<()> {
+    let labels = place.identity.labels().into_iter();
+    let proxy = Proxy {
+        labels: labels
+            .map(|(label, value)| (label.to_owned(), value.to_owned()))
+            .collect(),
+        ..Proxy::in_namespace(&place.identity.namespace)
+    };
+    let all = stage.plane.shape().services.len();
+    until(
+        "the control plane to take in the Sidecar",
+        LIMIT,
+        async || {
+            let snapshot = stage.plane.snapshot_for(&proxy);
+            let clusters = snapshot.table(CDS).map_or(0, |clusters| clusters.len());
+            Ok((clusters < all).then_some(()))
+        },
+    )
+    .await
+}
+
 async fn start_global_proxy(stage: &mut Stage<'_>, parts: &Parts) -> Result<GlobalProxy> {
     const INDEX: u8 = 4;
     let address = Pod::address(INDEX);
@@ -91,6 +116,7 @@ async fn start_global_proxy(stage: &mut Stage<'_>, parts: &Parts) -> Result<Glob
     let place = stage.place(INDEX, SYSTEM, GLOBAL_PROXY).await?;
     let sidecar = stage.start_plain(&place).await?;
     let process = parts.global_proxy(&place).await?;
+    mesh::put_pod(&parts.store, &place.identity)?;
     stage.screen.line(&format!(
         "the global proxy runs behind a sidecar of its own, which has all {} clusters",
         sidecar.cluster_names().await?.len()

@@ -48,9 +48,6 @@ pub(crate) fn write(
 ) -> Result<()> {
     let mesh = folder(store);
     std::fs::create_dir_all(&mesh).with_context(|| mesh.display().to_string())?;
-    let put = |file: PathBuf, text: &str| {
-        std::fs::write(&file, text).with_context(|| file.display().to_string())
-    };
     for (namespace, mode) in modes {
         let document = namespace_document(namespace, Some(mode));
         put(
@@ -76,12 +73,24 @@ pub(crate) fn write(
         "spec": {"cidrs": [SERVICE_CIDR]},
     });
     put(mesh.join("service-cidr.yaml"), &documents([cidr])?)?;
-    let file = format!("pod-{}.yaml", pod.namespace);
-    put(mesh.join(file), &documents([pod_document(pod)])?)?;
+    put_pod(store, pod)?;
     for (name, text) in MANIFESTS {
         put(mesh.join(name), text)?;
     }
     Ok(())
+}
+
+fn put(file: PathBuf, text: &str) -> Result<()> {
+    std::fs::write(&file, text).with_context(|| file.display().to_string())
+}
+
+/// Writes a ready pod into the controller's folder.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(crate) fn put_pod(store: &Path, pod: &Identity) -> Result<()> {
+    let file = format!("pod-{}.yaml", pod.namespace);
+    put(folder(store).join(file), &documents([pod_document(pod)])?)
 }
 
 /// The global proxy as the control plane has it, with one pod.
@@ -166,6 +175,6 @@ fn pod_document(pod: &Identity) -> Value {
             }],
         },
         "spec": {"serviceAccountName": workload, "containers": [{"name": "app"}]},
-        "status": {"phase": "Running"},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
     })
 }
