@@ -234,13 +234,20 @@ impl Fleet {
         api.get(&name).await.unwrap()
     }
 
+    /// Whether an object is in one of the lazy namespaces; other tests may have left some elsewhere.
+    fn has(&self, namespace: Option<String>) -> bool {
+        let mut all = (0..self.size.namespaces).map(namespace);
+        namespace.is_some_and(|of| all.any(|one| one == of))
+    }
+
     /// Every Sidecar and EnvoyFilter of ours: its revision and how often its spec was written.
     pub(crate) async fn written(&self) -> BTreeMap<String, (String, i64)> {
         let mut all = BTreeMap::new();
         for (kind, version) in [("Sidecar", "v1"), ("EnvoyFilter", "v1alpha3")] {
             let api = self.objects(kind, version, None);
             let ours = ListParams::default().labels("app.kubernetes.io/managed-by=lazymesh");
-            for one in api.list_metadata(&ours).await.unwrap() {
+            let listed = api.list_metadata(&ours).await.unwrap().items;
+            for one in listed.into_iter().filter(|one| self.has(one.namespace())) {
                 let name = format!("{kind} {}/{}", one.namespace().unwrap(), one.name_any());
                 let version = one.resource_version().unwrap();
                 all.insert(name, (version, one.metadata.generation.unwrap()));
@@ -252,7 +259,8 @@ impl Fleet {
     /// The revision of every record, and how many dependencies they hold.
     pub(crate) async fn records(&self) -> (BTreeMap<String, String>, usize) {
         let api = Api::<WorkloadDependencies>::all(self.client.clone());
-        let listed = api.list(&ListParams::default()).await.unwrap().items;
+        let mut listed = api.list(&ListParams::default()).await.unwrap().items;
+        listed.retain(|one| self.has(one.namespace()));
         let status = listed.iter().filter_map(|one| one.status.as_ref());
         let count = status.map(|status| status.dependencies.len()).sum();
         let versions = listed.into_iter().map(|one| {
