@@ -235,9 +235,9 @@ impl Fleet {
     }
 
     /// Whether an object is in one of the lazy namespaces; other tests may have left some elsewhere.
-    fn has(&self, namespace: Option<String>) -> bool {
+    fn has(&self, of: Option<String>) -> bool {
         let mut all = (0..self.size.namespaces).map(namespace);
-        namespace.is_some_and(|of| all.any(|one| one == of))
+        of.is_some_and(|of| all.any(|one| one == of))
     }
 
     /// Every Sidecar and EnvoyFilter of ours: its revision and how often its spec was written.

@@ -51,7 +51,7 @@ pub(crate) fn write(
     for (namespace, mode) in modes {
         let document = namespace_document(namespace, Some(mode));
         put(
-            store.join(format!("namespace-{namespace}.yaml")),
+            &store.join(format!("namespace-{namespace}.yaml")),
             &documents([document])?,
         )?;
     }
@@ -61,27 +61,27 @@ pub(crate) fn write(
     namespaces.insert(SYSTEM);
     let others = namespaces.difference(&labelled);
     put(
-        mesh.join("namespaces.yaml"),
+        &mesh.join("namespaces.yaml"),
         &documents(others.map(|name| namespace_document(name, None)))?,
     )?;
     let services = shape.services.values().map(service_document);
-    put(mesh.join("services.yaml"), &documents(services)?)?;
+    put(&mesh.join("services.yaml"), &documents(services)?)?;
     let cidr = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "ServiceCIDR",
         "metadata": {"name": "kubernetes"},
         "spec": {"cidrs": [SERVICE_CIDR]},
     });
-    put(mesh.join("service-cidr.yaml"), &documents([cidr])?)?;
+    put(&mesh.join("service-cidr.yaml"), &documents([cidr])?)?;
     put_pod(store, pod)?;
     for (name, text) in MANIFESTS {
-        put(mesh.join(name), text)?;
+        put(&mesh.join(name), text)?;
     }
     Ok(())
 }
 
-fn put(file: PathBuf, text: &str) -> Result<()> {
-    std::fs::write(&file, text).with_context(|| file.display().to_string())
+fn put(file: &Path, text: &str) -> Result<()> {
+    std::fs::write(file, text).with_context(|| file.display().to_string())
 }
 
 /// Writes a ready pod into the controller's folder.
@@ -90,7 +90,7 @@ fn put(file: PathBuf, text: &str) -> Result<()> {
 /// When the file cannot be written.
 pub(crate) fn put_pod(store: &Path, pod: &Identity) -> Result<()> {
     let file = format!("pod-{}.yaml", pod.namespace);
-    put(folder(store).join(file), &documents([pod_document(pod)])?)
+    put(&folder(store).join(file), &documents([pod_document(pod)])?)
 }
 
 /// The global proxy as the control plane has it, with one pod.
