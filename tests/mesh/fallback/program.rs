@@ -138,6 +138,7 @@ impl Shop {
             .await?;
         ns.apply(&wiring::global_proxy(ns.name(), Tunnel::Http2))
             .await?;
+        ns.apply(wiring::ROUTE).await?;
         let global_proxy = ns.workload("global-proxy").no_app().start().await?;
         let controller = Controller {
             namespace: ns.name().to_owned(),

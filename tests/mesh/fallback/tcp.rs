@@ -61,18 +61,6 @@ async fn who_and_where_to(case: Case) -> Result<()> {
     let client = shop.client().await?;
     ensure_unknown(&client, "server").await?;
     let vip = address(&shop, "server").await?;
-    // Its routes come behind its listeners: a call between the two is answered 404.
-    until(
-        "the global proxy's sidecar to know the server",
-        LIMIT,
-        || async {
-            let dump = shop.global_proxy.pod.envoy().await?.config_dump().await?;
-            let route = format!("server.{}.svc.cluster.local:8082", shop.ns.name());
-            ensure!(dump.to_string().contains(&route), "no {route}");
-            Ok(())
-        },
-    )
-    .await?;
     for (url, port) in [
         ("tcp://server:9000", 9000),
         ("tcp-server-first://server:9001", 9001),

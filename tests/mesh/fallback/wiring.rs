@@ -40,6 +40,9 @@ pub(crate) fn global_proxy(ns: &str, tunnel: Tunnel) -> String {
         .replace("${TUNNEL}", upgrade)
 }
 
+/// What the real program's own sidecar needs besides.
+pub(crate) const ROUTE: &str = include_str!("global-proxy-route.yaml");
+
 /// `service` of the namespace as Sidecars name it.
 pub(crate) fn host(ns: &str, service: &str) -> String {
     format!("{ns}/{service}.{ns}.svc.cluster.local")
