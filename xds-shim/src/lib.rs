@@ -20,6 +20,7 @@ pub mod raw;
 pub mod references;
 pub mod relay;
 pub mod session;
+pub mod stand_in;
 pub mod store;
 pub mod streams;
 pub mod treatment;

@@ -4,11 +4,12 @@
 //! little more than one. A resource lives as long as a stream holds it. A stream only ever finds
 //! here what istiod gave on that same stream: the store hands out memory, never content by name.
 
+use crate::stand_in::routes::Routes;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// The hash of a resource's content, which is also its version towards the proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,7 +69,22 @@ pub struct Stored {
     pub raw: Bytes,
     /// The version of `raw`.
     pub version: Version,
+    routes: OnceLock<Option<Routes>>,
     home: Weak<Shelves>,
+}
+
+impl Stored {
+    /// The route configuration in it, taken apart once for all streams; `None` if nothing in it can be
+    /// held, or it is not understood.
+    pub fn routes(&self) -> Option<&Routes> {
+        let parse = || {
+            Routes::parse(&self.raw).unwrap_or_else(|error| {
+                tracing::warn!(routes = &*self.name, %error, "route configuration not understood, left whole");
+                None
+            })
+        };
+        self.routes.get_or_init(parse).as_ref()
+    }
 }
 
 impl Drop for Stored {
@@ -125,6 +141,7 @@ impl Store {
             // A copy: the message it came in must not be kept alive by one of its resources.
             raw: Bytes::copy_from_slice(raw),
             version,
+            routes: OnceLock::new(),
             home: Arc::downgrade(&self.0),
         });
         shelf.insert(version, Arc::downgrade(&stored));

@@ -1,0 +1,165 @@
+//! The route configuration a proxy gets.
+
+use super::{Routes, VirtualHost};
+use crate::stand_in::HEADER;
+use crate::stand_in::domains::{Domains, is_plain};
+use crate::wire::{self, Error};
+use std::collections::BTreeSet;
+
+/// What of a route configuration one proxy is to see.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// Whether a cluster's virtual host is given itself.
+    pub gives: &'a dyn Fn(&str) -> bool,
+    /// Hosts that were asked for and are nobody's: the virtual host for the rest takes them by name.
+    pub nobody: &'a BTreeSet<Box<str>>,
+    /// No wildcards: every name is written out.
+    pub exact: bool,
+}
+
+impl std::fmt::Debug for View<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct("View");
+        out.field("nobody", &self.nobody)
+            .field("exact", &self.exact)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An encoded `Resource` holding a route configuration of which nothing is held: as it came, but that our
+/// header does not leave the proxy.
+///
+/// # Errors
+/// When the bytes are not such a message.
+pub fn without_header(resource: &[u8]) -> Result<Vec<u8>, Error> {
+    edit_config(resource, |config| {
+        let mut out = config.to_vec();
+        remove_header(&mut out);
+        Ok(out)
+    })
+}
+
+/// RouteConfiguration: request_headers_to_remove = 8.
+fn remove_header(config: &mut Vec<u8>) {
+    wire::put_bytes(config, 8, HEADER.as_bytes());
+}
+
+fn edit_config(
+    resource: &[u8],
+    change: impl Fn(&[u8]) -> Result<Vec<u8>, Error>,
+) -> Result<Vec<u8>, Error> {
+    let changed = wire::edit_each::<Error>(resource, 2, |any| {
+        wire::edit_each(any, 2, |config| change(config).map(Some))
+    })?;
+    Ok(changed.unwrap_or_else(|| resource.to_vec()))
+}
+
+impl Routes {
+    /// What the proxy gets of `resource`, which [`Routes::parse`] took apart, in an encoded `Resource`.
+    ///
+    /// # Errors
+    /// When the bytes are not such a message.
+    pub fn compose(&self, resource: &[u8], view: View<'_>) -> Result<Vec<u8>, Error> {
+        edit_config(resource, |config| {
+            let mut out = Vec::with_capacity(4096);
+            let mut hosts = self.hosts.iter().enumerate();
+            for field in wire::fields(config) {
+                let field = field?;
+                match hosts.next_if_host(field.number) {
+                    Some((_, host)) if self.is_held(host, view) => {}
+                    Some((at, _)) if self.rest == u32::try_from(at).ok() => {
+                        let rest = field.bytes().unwrap_or_default();
+                        wire::put_bytes(&mut out, 2, &self.with_nobody(rest, view));
+                    }
+                    _ => out.extend_from_slice(field.record),
+                }
+            }
+            for host in self.stand_ins(view)? {
+                wire::put_bytes(&mut out, 2, &host);
+            }
+            remove_header(&mut out);
+            Ok(out)
+        })
+    }
+
+    fn is_held(&self, host: &VirtualHost, view: View<'_>) -> bool {
+        host.plain
+            .as_ref()
+            .is_some_and(|plain| !(view.gives)(&plain.cluster))
+    }
+
+    /// The virtual host for the rest, with the names that wildcards would take from it.
+    fn with_nobody(&self, rest: &[u8], view: View<'_>) -> Vec<u8> {
+        let mut out = rest.to_vec();
+        let wanted = |host: &&Box<str>| {
+            // With a registry that changed meanwhile a name may be somebody's.
+            is_plain(host) && self.domains.find(host) == self.rest && !self.domains.contains(host)
+        };
+        if !view.exact {
+            for host in view.nobody.iter().filter(wanted) {
+                wire::put_bytes(&mut out, 2, host.as_bytes());
+            }
+        }
+        out
+    }
+
+    /// The virtual hosts that stand for those that are held.
+    fn stand_ins(&self, view: View<'_>) -> Result<Vec<Vec<u8>>, Error> {
+        let widest = self.widest();
+        let mut out = Vec::new();
+        for (at, template) in self.templates.iter().enumerate() {
+            let held = self.hosts.iter().filter(|host| {
+                let of_template = host.plain.as_ref().is_some_and(|p| p.template == at);
+                of_template && self.is_held(host, view)
+            });
+            let mut domains = BTreeSet::new();
+            if at == widest && !view.exact {
+                domains.extend(self.wildcards.iter().map(String::as_str));
+            }
+            let mut taken = Domains::default();
+            for wildcard in &domains {
+                taken.insert(wildcard, 0);
+            }
+            let names = held.flat_map(|host| &host.domains);
+            let open: Vec<&str> = names
+                .map(|d| &**d)
+                .filter(|d| taken.find(d).is_none())
+                .collect();
+            domains.extend(open);
+            if !domains.is_empty() {
+                out.push(stand_in(at, &template.common, &domains)?);
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// A virtual host made of a template. VirtualHost: name = 1, domains = 2, routes = 3; Route: route = 2;
+/// RouteAction: cluster_header = 2.
+fn stand_in(number: usize, common: &[u8], domains: &BTreeSet<&str>) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::with_capacity(common.len() + 64);
+    wire::put_string(&mut out, 1, &format!("lazy|{number}"));
+    for domain in domains {
+        wire::put_bytes(&mut out, 2, domain.as_bytes());
+    }
+    let routes = wire::edit_each::<Error>(common, 3, |route| {
+        wire::edit_each(route, 2, |action| {
+            let mut out = action.to_vec();
+            wire::put_string(&mut out, 2, HEADER);
+            Ok(Some(out))
+        })
+    })?;
+    out.extend_from_slice(routes.as_deref().unwrap_or(common));
+    Ok(out)
+}
+
+/// Walks the virtual hosts along with the records of their configuration.
+trait NextHost<T> {
+    fn next_if_host(&mut self, number: u32) -> Option<T>;
+}
+
+impl<T, I: Iterator<Item = T>> NextHost<T> for I {
+    fn next_if_host(&mut self, number: u32) -> Option<T> {
+        (number == 2).then(|| self.next()).flatten()
+    }
+}

@@ -1,0 +1,125 @@
+//! What plain virtual hosts have in common.
+
+use crate::cluster::OutboundName;
+use crate::references::{self, Found};
+use crate::wire::{self, Edit, Error};
+
+/// The common form of plain virtual hosts.
+#[derive(Debug)]
+pub(super) struct Template {
+    /// The records of a virtual host without its name and its domains, and without the cluster and the
+    /// decorator in its routes.
+    pub(super) common: Vec<u8>,
+    /// How many virtual hosts have it.
+    pub(super) members: usize,
+}
+
+impl Template {
+    pub(super) fn new(common: Vec<u8>) -> Self {
+        Self { common, members: 0 }
+    }
+}
+
+/// A virtual host, taken apart into what is its own and what others may have in common with it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Form {
+    pub(super) cluster: Box<str>,
+    pub(super) common: Vec<u8>,
+}
+
+/// Takes a virtual host apart; `None` if it is more than a way to one cluster.
+///
+/// VirtualHost: name = 1, domains = 2, routes = 3. Route: route = 2, decorator = 5.
+pub(super) fn form(host: &[u8]) -> Result<Option<Form>, Error> {
+    let mut cluster: Option<Box<str>> = None;
+    let mut one = true;
+    let common = wire::edit::<Error>(host, |field| {
+        Ok(match (field.number, field.bytes()) {
+            (1 | 2, _) => Edit::Drop,
+            (3, Some(route)) => {
+                let taken = take_route(route)?;
+                one &= match (&cluster, taken.cluster) {
+                    (_, None) => false,
+                    (None, new) => {
+                        cluster = new;
+                        true
+                    }
+                    (Some(known), Some(new)) => *known == new,
+                };
+                Edit::Replace(taken.rest)
+            }
+            _ => Edit::Keep,
+        })
+    })?;
+    let (Some(cluster), Some(common), true) = (cluster, common, one) else {
+        return Ok(None);
+    };
+    // What names other clusters besides, a mirror say, is not plain.
+    let mut found = Found::default();
+    references::anywhere(&common, &mut found);
+    let plain = found == Found::default() && OutboundName::parse(&cluster).is_some();
+    Ok(plain.then_some(Form { cluster, common }))
+}
+
+struct TakenRoute {
+    cluster: Option<Box<str>>,
+    rest: Vec<u8>,
+}
+
+/// A route without the cluster it goes to and without its decorator, which names the service.
+fn take_route(route: &[u8]) -> Result<TakenRoute, Error> {
+    let mut cluster = None;
+    let rest = wire::edit::<Error>(route, |field| {
+        Ok(match (field.number, field.bytes()) {
+            (2, Some(action)) => {
+                // RouteAction: cluster = 1, cluster_header = 2, weighted_clusters = 3,
+                // cluster_specifier_plugin = 37, inline = 39; of a choice the last one counts.
+                let others = [2, 3, 37, 39];
+                let mut other = false;
+                let rest = wire::edit::<Error>(action, |field| {
+                    other |= others.contains(&field.number);
+                    Ok(match (field.number, field.str()) {
+                        (1, Ok(Some(name))) => {
+                            cluster = Some(Box::from(name));
+                            Edit::Drop
+                        }
+                        _ => Edit::Keep,
+                    })
+                })?;
+                if other {
+                    cluster = None;
+                }
+                rest.map_or(Edit::Keep, Edit::Replace)
+            }
+            (5, Some(_)) => Edit::Drop,
+            _ => Edit::Keep,
+        })
+    })?;
+    Ok(TakenRoute {
+        cluster,
+        rest: rest.unwrap_or_else(|| route.to_vec()),
+    })
+}
+
+/// The cluster of a virtual host that does nothing but route everything there.
+///
+/// Route: match = 1 with prefix = 1.
+pub(super) fn only_cluster(host: &[u8]) -> Result<Option<&str>, Error> {
+    let mut routes = wire::each(host, 3);
+    let (Some(route), None) = (routes.next(), routes.next()) else {
+        return Ok(None);
+    };
+    let route = route?;
+    let matches = wire::last(route, 1)?.unwrap_or_default();
+    let action = wire::last(route, 2)?.unwrap_or_default();
+    let mut all = true;
+    for field in wire::fields(matches) {
+        all &= field?.number == 1;
+    }
+    for field in wire::fields(action) {
+        all &= ![2, 3, 37, 39].contains(&field?.number);
+    }
+    let cluster = wire::string(action, 1)?;
+    let everything = all && wire::string(matches, 1)? == "/";
+    Ok((everything && !cluster.is_empty()).then_some(cluster))
+}
