@@ -7,16 +7,21 @@
 //! envoy/extensions/filters/network/{http_connection_manager,tcp_proxy}/v3.
 
 use crate::cluster;
+use crate::envoy::config::common::mutation_rules::v3 as mutation_rules;
+use crate::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use crate::envoy::config::core::v3::{
-    AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
+    AggregatedConfigSource, ApiVersion, ConfigSource, HeaderValue, HeaderValueOption,
+    TypedExtensionConfig, config_source::ConfigSourceSpecifier,
 };
 use crate::envoy::extensions::filters::http::on_demand::v3::{OnDemand, OnDemandCds};
 use crate::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpFilter, http_filter,
 };
 use crate::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy;
+use crate::envoy::extensions::http::early_header_mutation::header_mutation::v3 as header_mutation;
 use crate::envoy::google::protobuf::Any;
 use crate::references::{self, Found};
+use crate::stand_in;
 use crate::wire::{self, Edit, Error};
 use prost::Message;
 use std::collections::BTreeSet;
@@ -26,6 +31,7 @@ use std::time::Duration;
 pub const ON_DEMAND_FILTER: &str = "envoy.filters.http.on_demand";
 const ON_DEMAND_TYPE: &str =
     "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand";
+const HEADER_MUTATION_TYPE: &str = "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
 const HCM_TYPE: &[u8] = b"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TCP_PROXY_TYPE: &[u8] =
     b"type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
@@ -94,6 +100,8 @@ pub struct Lazy {
     pub lazy_routes: BTreeSet<String>,
     /// Route configurations used where nothing asks.
     pub plain_routes: BTreeSet<String>,
+    /// Route configurations whose virtual hosts cannot be held: no header tells what was asked for.
+    pub whole_routes: BTreeSet<String>,
 }
 
 /// Makes the listener in an encoded `Resource` ask on demand. What is not outbound stays as it is.
@@ -188,7 +196,7 @@ impl Pass<'_> {
         if !asks {
             return Ok(None);
         }
-        let mut out = Vec::with_capacity(hcm.len() + self.config.http_filter.len() + 8);
+        let mut out = Vec::with_capacity(hcm.len() + self.config.http_filter.len() + 256);
         // Ahead of the first http_filters: the order of a repeated field is that of its records.
         wire::put_bytes(&mut out, 5, &self.config.http_filter);
         if upgrades {
@@ -206,7 +214,25 @@ impl Pass<'_> {
         } else {
             out.extend_from_slice(hcm);
         }
+        self.tell_authority(hcm, &mut out)?;
         Ok(Some(out))
+    }
+
+    /// Has the header written by which a stand-in for virtual hosts picks its cluster.
+    ///
+    /// HttpConnectionManager: rds = 3 with route_config_name = 2, early_header_mutation_extensions = 52.
+    fn tell_authority(&mut self, hcm: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let Some(rds) = wire::last(hcm, 3)? else {
+            return Ok(());
+        };
+        let name = wire::string(rds, 2)?;
+        match stand_in::header_value(name).filter(|_| !changes_authority(hcm)) {
+            Some(value) => wire::put_bytes(out, 52, &write_header(&value)),
+            None => {
+                self.lazy.whole_routes.insert(name.to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// TcpProxy: on_demand = 14.
@@ -243,6 +269,38 @@ impl Pass<'_> {
             }
         })
     }
+}
+
+/// Whether the authority is changed before a route is chosen by it (strip_matching_host_port = 39,
+/// strip_any_host_port = 42, strip_trailing_host_dot = 47; istiod sets none). What cannot be read counts.
+fn changes_authority(hcm: &[u8]) -> bool {
+    [39, 42, 47].iter().any(|f| wire::varint(hcm, *f) != Ok(0))
+}
+
+/// An encoded extension that writes the header of [`stand_in::HEADER`] over what a request has.
+fn write_header(value: &str) -> Vec<u8> {
+    let option = HeaderValueOption {
+        header: Some(HeaderValue {
+            key: stand_in::HEADER.into(),
+            value: value.to_owned(),
+            ..Default::default()
+        }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+        ..Default::default()
+    };
+    let mutation = header_mutation::HeaderMutation {
+        mutations: vec![mutation_rules::HeaderMutation {
+            action: Some(mutation_rules::header_mutation::Action::Append(option)),
+        }],
+    };
+    let extension = TypedExtensionConfig {
+        name: "envoy.http.early_header_mutation.header_mutation".into(),
+        typed_config: Some(Any {
+            type_url: HEADER_MUTATION_TYPE.into(),
+            value: mutation.encode_to_vec(),
+        }),
+    };
+    extension.encode_to_vec()
 }
 
 /// Whether a list of HTTP filters in field `number` has ours already (HttpFilter.name = 1).

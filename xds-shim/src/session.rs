@@ -11,6 +11,7 @@ mod ledger;
 mod listeners;
 mod named;
 mod outbound;
+mod stand_ins;
 
 use crate::admitted::Admitted;
 use crate::ads::{self, DeltaRequest, DeltaResponse};
@@ -24,6 +25,8 @@ use dependency_graph::{Dependency, Port, Protocol, host};
 use ledger::{Ledger, Settled};
 use memchr::memmem;
 use outbound::Outbound;
+use stand_ins::StandIns;
+pub use stand_ins::{LINGER, MOST_NOBODYS};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// How many names that istiod does not know a proxy may ask for on one stream.
@@ -33,9 +36,9 @@ pub const MOST_NAME_BYTES: usize = 1024;
 /// How many responses of one type a proxy may leave unacknowledged.
 pub const MOST_OPEN_RESPONSES: usize = 10_000;
 
-/// What Envoy's words have in common that tell of our edit of a listener: `envoy.filters.http.on_demand`, or the field
-/// of the TCP proxy.
-const EDIT: &str = "on_demand";
+/// What Envoy's words about a refused listener have in them if our edit is at fault: `envoy.filters.http.on_demand`, the
+/// field of the TCP proxy, or the extension that writes our header.
+const EDITS: [&str; 2] = ["on_demand", "early_header_mutation"];
 
 /// Why a stream cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +143,9 @@ pub struct Session {
     tcp_clusters: BTreeSet<String>,
     lazy_routes: BTreeSet<String>,
     plain_routes: BTreeSet<String>,
+    stand_ins: StandIns,
+    /// Services were admitted whose virtual hosts the proxy may lack.
+    routes_due: bool,
     /// EDS names of clusters that were given because something refers to them, and are not answered.
     awaited: HashSet<Box<str>>,
     /// Responses that refer to clusters whose endpoints are awaited, and what must not overtake them.
@@ -180,6 +186,8 @@ impl Session {
             tcp_clusters: BTreeSet::new(),
             lazy_routes: BTreeSet::new(),
             plain_routes: BTreeSet::new(),
+            stand_ins: StandIns::default(),
+            routes_due: false,
             awaited: HashSet::new(),
             held_back: Vec::new(),
             cannot_ask: None,
@@ -245,6 +253,7 @@ impl Session {
         if !self.unreported.is_empty() {
             self.report_late();
         }
+        self.give_routes_due();
         let open = [
             &self.clusters,
             &self.endpoints,
@@ -269,6 +278,7 @@ impl Session {
         if new {
             self.give_admitted();
         }
+        self.give_routes_due();
         std::mem::take(&mut self.out)
     }
 
@@ -355,7 +365,8 @@ impl Session {
                 let detail = request.error_detail.as_deref().unwrap_or_default();
                 let why = ads::status_message(detail);
                 // Any other refusal is what plain Istio would have met as well.
-                if type_url == ads::LDS && memmem::find(detail, EDIT.as_bytes()).is_some() {
+                let ours = |edit: &&str| memmem::find(detail, edit.as_bytes()).is_some();
+                if type_url == ads::LDS && EDITS.iter().any(|e| ours(&e)) {
                     self.cannot_ask = Some(why.clone());
                 }
                 self.out.push(Output::Nack(type_url, why));

@@ -8,7 +8,9 @@
 pub mod domains;
 pub mod routes;
 
-use crate::wire::{self, Error};
+use crate::envoy::google::protobuf::UInt32Value;
+use crate::wire::{self, Edit, Error};
+use prost::Message;
 
 /// The beginning of a name that stands for a request: `lazy|ROUTES|AUTHORITY`.
 const REQUEST: &str = "lazy|";
@@ -54,9 +56,70 @@ pub fn header_value(routes: &str) -> Option<String> {
 /// # Errors
 /// When the bytes are not such a message.
 pub fn copy_cluster(resource: &[u8], name: &str) -> Result<Vec<u8>, Error> {
+    copy_changed(resource, name, |cluster| Ok(cluster.to_vec()))
+}
+
+/// The same for a request that is nobody's: without retries, since it came by a route that has some, and
+/// the one for such requests has none.
+///
+/// Cluster: circuit_breakers = 10 with thresholds = 1 with max_retries = 5; what is not set there has a
+/// bound of Envoy's own, so the others of the first are set to what istiod sets.
+///
+/// # Errors
+/// When the bytes are not such a message.
+pub fn copy_for_nobody(resource: &[u8], name: &str) -> Result<Vec<u8>, Error> {
+    copy_changed(resource, name, |cluster| {
+        let mut breakers = Vec::new();
+        for given in wire::each(cluster, 10) {
+            breakers.extend_from_slice(given?);
+        }
+        if wire::each(&breakers, 1).next().is_none() {
+            wire::put_bytes(&mut breakers, 1, &unbounded());
+        }
+        let changed = wire::edit_each::<Error>(&breakers, 1, |thresholds| {
+            let kept = wire::edit::<Error>(thresholds, |field| {
+                Ok(if field.number == 5 {
+                    Edit::Drop
+                } else {
+                    Edit::Keep
+                })
+            })?;
+            let mut out = kept.unwrap_or_else(|| thresholds.to_vec());
+            // A UInt32Value of 0.
+            wire::put_bytes(&mut out, 5, &[]);
+            Ok(Some(out))
+        })?;
+        let rest = wire::edit::<Error>(cluster, |field| {
+            Ok(if field.number == 10 {
+                Edit::Drop
+            } else {
+                Edit::Keep
+            })
+        })?;
+        let mut out = rest.unwrap_or_else(|| cluster.to_vec());
+        wire::put_bytes(&mut out, 10, changed.as_deref().unwrap_or(&breakers));
+        Ok(out)
+    })
+}
+
+/// Thresholds: max_connections = 2, max_pending_requests = 3, max_requests = 4.
+fn unbounded() -> Vec<u8> {
+    let most = UInt32Value { value: u32::MAX }.encode_to_vec();
+    let mut out = Vec::new();
+    for number in 2..=4 {
+        wire::put_bytes(&mut out, number, &most);
+    }
+    out
+}
+
+fn copy_changed(
+    resource: &[u8],
+    name: &str,
+    change: impl Fn(&[u8]) -> Result<Vec<u8>, Error>,
+) -> Result<Vec<u8>, Error> {
     let changed = wire::edit_each::<Error>(resource, 2, |any| {
         wire::edit_each(any, 2, |cluster| {
-            let mut out = cluster.to_vec();
+            let mut out = change(cluster)?;
             if wire::string(cluster, 28)?.is_empty() {
                 wire::put_string(&mut out, 28, wire::string(cluster, 1)?);
             }
@@ -75,7 +138,6 @@ mod tests {
     use crate::envoy::config::cluster::v3::Cluster;
     use crate::envoy::google::protobuf::Any;
     use crate::envoy::service::discovery::v3::Resource;
-    use prost::Message;
 
     #[test]
     fn names_are_told_from_others() {
@@ -136,5 +198,45 @@ mod tests {
         };
         assert_eq!(copy(&named).alt_stat_name, "own");
         assert!(copy_cluster(&[0xff], "x").is_err());
+    }
+
+    #[test]
+    fn a_copy_for_nobody_does_not_retry() {
+        use crate::envoy::config::cluster::v3::{CircuitBreakers, circuit_breakers::Thresholds};
+        let most = Some(UInt32Value { value: u32::MAX });
+        let bounds = Thresholds {
+            max_connections: most,
+            max_pending_requests: most,
+            max_requests: most,
+            max_retries: most,
+            ..Default::default()
+        };
+        let none = Thresholds {
+            max_retries: Some(UInt32Value { value: 0 }),
+            ..bounds.clone()
+        };
+        for given in [None, Some(bounds)] {
+            let breakers = given.map(|b| CircuitBreakers {
+                thresholds: vec![b],
+                ..Default::default()
+            });
+            let cluster = Cluster {
+                name: "a".into(),
+                circuit_breakers: breakers,
+                ..Default::default()
+            };
+            let any = Any {
+                value: cluster.encode_to_vec(),
+                ..Default::default()
+            };
+            let resource = Resource {
+                resource: Some(any),
+                ..Default::default()
+            };
+            let copy = copy_for_nobody(&resource.encode_to_vec(), "x").unwrap();
+            let copy = Resource::decode(copy.as_slice()).unwrap();
+            let copy = Cluster::decode(copy.resource.unwrap().value.as_slice()).unwrap();
+            assert_eq!(copy.circuit_breakers.unwrap().thresholds, [none.clone()]);
+        }
     }
 }

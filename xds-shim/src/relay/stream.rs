@@ -21,8 +21,9 @@ use futures::{FutureExt, StreamExt, TryFutureExt};
 use http::uri::PathAndQuery;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::server::StreamingService;
@@ -34,6 +35,9 @@ const MOST_WAITING: usize = 256 << 20;
 /// How many messages a connection may have before it that it did not take: a cluster and its
 /// endpoints go out in one go, a slow peer is noticed soon.
 const WAITING_MESSAGES: usize = 4;
+
+/// How often a stream puts away what it does not need any longer.
+const TIDY: Duration = Duration::from_secs(15);
 
 /// How long a proxy may take to hear why its stream ends.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -144,6 +148,7 @@ async fn run(
         for_proxy: VecDeque::new(),
         for_istiod: VecDeque::new(),
         asks: Vec::new(),
+        tidy: every(TIDY),
         listed,
         unlisted: false,
     };
@@ -214,6 +219,7 @@ enum Event {
     FromProxy(Bytes),
     FromIstiod(Bytes),
     Known(Known),
+    Tidy,
     End(End),
 }
 
@@ -245,6 +251,7 @@ struct Relaying {
     for_istiod: VecDeque<Bytes>,
     /// What was asked for on demand and is not yet told to others.
     asks: Vec<Ask>,
+    tidy: Interval,
     listed: Entry,
     /// Whether `listed` shows old counts, or something is to be told.
     unlisted: bool,
@@ -296,6 +303,10 @@ impl Relaying {
                 Event::FromProxy(message) => self.request(message),
                 Event::FromIstiod(message) => self.response(&message),
                 Event::Known(known) => self.learned_elsewhere(&known),
+                Event::Tidy => {
+                    self.put_away();
+                    Ok(())
+                }
                 Event::End(end) => Err(end),
             };
             if let Err(end) = step.and_then(|()| self.check_waiting()) {
@@ -324,6 +335,7 @@ impl Relaying {
                 Event::of_istiod(message)
             }
             known = changed(&mut self.known) => Event::Known(known),
+            _ = self.tidy.tick(), if self.lazy.is_some() => Event::Tidy,
             () = self.to_proxy.closed() => Event::End(End { by: "proxy", status: None }),
             () = self.shared.drain.started() => {
                 Event::End(End::new("drain", Status::unavailable("xds-shim is going away")))
@@ -384,6 +396,13 @@ impl Relaying {
         let outputs = lazy.session.admit(known.services.iter().cloned());
         self.act(outputs);
         Ok(())
+    }
+
+    fn put_away(&mut self) {
+        if let Some(lazy) = &mut self.lazy {
+            let outputs = lazy.session.tidy(Instant::now());
+            self.act(outputs);
+        }
     }
 
     fn act(&mut self, outputs: Vec<Output>) {
@@ -501,6 +520,12 @@ fn count(bytes: &prometheus::IntCounterVec, message: &Bytes) {
     bytes
         .with_label_values(&[label])
         .inc_by(message.len() as u64);
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// The next news of a workload; never, where nobody follows one.

@@ -5,6 +5,7 @@ use super::{Ask, MOST_NAME_BYTES, MOST_UNKNOWN_NAMES, Output, Session};
 use crate::ads::{DeltaRequest, DeltaResponse};
 use crate::cluster::{self, OutboundName, ServicePort};
 use crate::references::{self, Found};
+use crate::stand_in::Name;
 use crate::store::{Stored, Version};
 use dependency_graph::Protocol;
 use std::collections::{BTreeSet, HashSet};
@@ -15,6 +16,7 @@ impl Session {
     pub(super) fn clusters_asked(&mut self, request: &DeltaRequest) {
         self.settle(request, |s| &mut s.clusters);
         self.forget_asked(&request.unsubscribe);
+        self.forget_requests(request);
         let first = !self.clusters.asked;
         if first {
             self.clusters.open(request);
@@ -22,9 +24,15 @@ impl Session {
             let wildcard = self.clusters.request();
             self.ask_istiod(wildcard);
         }
-        let names: Vec<&str> = Ledger::named(request).collect();
+        let ours = |name: &&str| Name::parse(name).is_some();
+        let (requests, names): (Vec<&str>, Vec<&str>) = Ledger::named(request).partition(ours);
         if !names.is_empty() {
             self.names_asked(&names, !first);
+        }
+        if !requests.is_empty() {
+            self.running |= !first && self.clusters.answered;
+            self.requests_asked(&requests, !first);
+            self.answer_requests();
         }
     }
 
@@ -60,6 +68,8 @@ impl Session {
             give.extend(self.other_subsets(names));
             self.running |= now;
             self.give_clusters(give, &[], None);
+            let services = names.iter().filter_map(|n| OutboundName::parse(n));
+            self.give_virtual_hosts(&services.map(|n| n.service_port()).collect());
         }
     }
 
@@ -122,7 +132,7 @@ impl Session {
     ///
     /// Telling Envoy that the name does not exist would do for the first call only: it does not ask
     /// again, and holds every later one until the timeout (tried on 1.40; envoy#44742).
-    fn stand_in(&self, name: &str) -> Arc<Stored> {
+    pub(super) fn stand_in(&self, name: &str) -> Arc<Stored> {
         self.store.keep(name, &cluster::stand_in(name))
     }
 
@@ -170,6 +180,7 @@ impl Session {
         } else {
             self.acknowledge(&response.type_url, &response.nonce);
         }
+        self.answer_requests();
     }
 
     /// After the first answer, what is still unknown is kept within its bound.
@@ -188,7 +199,7 @@ impl Session {
         if first {
             let names = self.clusters.proxy.keys().chain(&self.asked);
             return names
-                .filter(|n| self.clusters.get(n).is_none())
+                .filter(|n| self.clusters.get(n).is_none() && Name::parse(n).is_none())
                 .cloned()
                 .collect();
         }
@@ -228,6 +239,7 @@ impl Session {
         if !give.is_empty() {
             self.give_clusters(give, &[], None);
         }
+        self.routes_due = true;
     }
 
     /// Clusters the proxy is to have and has not.
@@ -237,7 +249,7 @@ impl Session {
         self.clusters.all().filter(lacks).cloned()
     }
 
-    fn gives(&self, name: &str) -> bool {
+    pub(super) fn gives(&self, name: &str) -> bool {
         self.whole.is_some()
             || OutboundName::parse(name).is_none_or(|name| self.admitted.contains(&name))
     }
@@ -246,7 +258,7 @@ impl Session {
     /// the proxy was sent before: it warms what it is given, and endpoints that came before that
     /// count for nothing. A cluster that waits for endpoints which never come warms for ever (FACTS,
     /// trap 7), and so long Envoy asks for no other (envoy#9934).
-    fn give_clusters(
+    pub(super) fn give_clusters(
         &mut self,
         mut give: Vec<Arc<Stored>>,
         removed: &[Box<str>],

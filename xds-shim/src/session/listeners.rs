@@ -25,9 +25,17 @@ impl Session {
             let lazy = self.make_lazy(resource);
             self.keep_referenced(&lazy.found);
             self.tcp_clusters.extend(lazy.tcp_clusters);
-            self.lazy_routes.extend(lazy.lazy_routes);
+            for name in lazy.lazy_routes {
+                // Routes may be there before a listener that uses them.
+                if self.lazy_routes.insert(name.clone()) {
+                    self.give_routes(|routes, _| routes == name);
+                }
+            }
             for name in lazy.plain_routes {
                 self.used_where_nothing_asks(name);
+            }
+            for name in lazy.whole_routes {
+                self.authority_untold(name);
             }
             let raw = lazy.resource.as_deref().unwrap_or(&resource.raw);
             let stored = self.store.keep(&resource.name, raw);
@@ -78,6 +86,7 @@ impl Session {
             let mut found = Found::default();
             references::anywhere(&stored.raw, &mut found);
             self.keep_referenced(&found);
+            self.give_routes(|name, _| name == &*stored.name);
         }
     }
 

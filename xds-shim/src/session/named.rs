@@ -73,7 +73,12 @@ impl Session {
             let found = self.referenced_by_routes(stored);
             self.keep_referenced(&found);
         }
+        // What was asked for has its place in the first configuration that the proxy is given.
+        let placed = self.place_requests(|_, routes| came.iter().any(|s| *s.name == *routes));
+        self.give_clusters_of(&placed.services);
         self.give_or_acknowledge(&came, response, |s| &mut s.routes);
+        self.give_virtual_hosts(&placed.services);
+        self.answer_requests();
     }
 
     fn referenced_by_routes(&self, stored: &Stored) -> Found {
@@ -153,27 +158,23 @@ impl Session {
     }
 
     /// Sends those the proxy is owed or does not hold as they are; whether anything was sent.
-    fn give_named(
+    pub(super) fn give_named(
         &mut self,
         candidates: &[Arc<Stored>],
         removed: &[Box<str>],
         ledger: fn(&mut Self) -> &mut Ledger,
         upstream: Option<String>,
     ) -> bool {
-        let versions: Vec<_> = candidates
+        let type_url = ledger(self).type_url;
+        let views: Vec<_> = candidates
             .iter()
-            .map(|s| match ledger(self).type_url {
-                ads::EDS => self.version_of_endpoints(s),
-                _ => s.version,
-            })
+            .map(|s| self.view_of(type_url, s))
             .collect();
         let books = ledger(self);
-        let type_url = books.type_url;
-        let give: Vec<_> = candidates
+        let give: Vec<_> = views
             .iter()
-            .zip(versions)
             .filter(|(s, version)| books.owed.contains(&s.name) || !books.holds(&s.name, *version))
-            .map(|(s, version)| (&**s, version))
+            .map(|(s, version)| (&**s, *version))
             .collect();
         if give.is_empty() && removed.is_empty() {
             return false;

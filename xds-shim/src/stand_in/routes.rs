@@ -14,7 +14,7 @@ mod compose;
 mod template;
 
 use super::domains::{Domain, Domains, host_of};
-use crate::cluster::{OutboundName, ServicePort, payload};
+use crate::cluster::{OutboundName, payload};
 use crate::wire::{self, Error};
 use dependency_graph::cover::{Cover, Pattern};
 use ipnet::{IpNet, Ipv4Net};
@@ -270,11 +270,6 @@ fn kubernetes_name(cluster: &str) -> Option<(&str, &str)> {
     let (_, rest) = host.split_once('.')?;
     let (namespace, rest) = rest.split_once('.')?;
     Some((namespace, rest.strip_prefix("svc.")?))
-}
-
-/// The service of a plain virtual host's cluster.
-pub fn service_of(cluster: &str) -> Option<ServicePort> {
-    OutboundName::parse(cluster).map(|name| name.service_port())
 }
 
 #[cfg(test)]
