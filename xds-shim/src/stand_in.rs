@@ -50,7 +50,8 @@ pub fn header_value(routes: &str) -> Option<String> {
 /// A copy of a cluster, in its encoded `Resource`, under another name. Nothing is decoded: of a field
 /// that occurs twice the last one counts (FACTS, trap 16). Statistics stay under the real name.
 ///
-/// Field numbers: envoy/config/cluster/v3/cluster.proto (name = 1, alt_stat_name = 28),
+/// Field numbers: envoy/config/cluster/v3/cluster.proto (name = 1, type = 2, eds_cluster_config = 3 with
+/// service_name = 2, alt_stat_name = 28),
 /// envoy/service/discovery/v3/discovery.proto (Resource: resource = 2, name = 3).
 ///
 /// # Errors
@@ -120,6 +121,14 @@ fn copy_changed(
     let changed = wire::edit_each::<Error>(resource, 2, |any| {
         wire::edit_each(any, 2, |cluster| {
             let mut out = change(cluster)?;
+            const EDS: u64 = 3;
+            let eds = wire::last(cluster, 3)?.unwrap_or_default();
+            if wire::varint(cluster, 2)? == EDS && wire::string(eds, 2)?.is_empty() {
+                // Its endpoints go by the name, then; a message that occurs twice is one.
+                let mut named = Vec::new();
+                wire::put_string(&mut named, 2, wire::string(cluster, 1)?);
+                wire::put_bytes(&mut out, 3, &named);
+            }
             if wire::string(cluster, 28)?.is_empty() {
                 wire::put_string(&mut out, 28, wire::string(cluster, 1)?);
             }

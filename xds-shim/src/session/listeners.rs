@@ -25,12 +25,7 @@ impl Session {
             let lazy = self.make_lazy(resource);
             self.keep_referenced(&lazy.found);
             self.tcp_clusters.extend(lazy.tcp_clusters);
-            for name in lazy.lazy_routes {
-                // Routes may be there before a listener that uses them.
-                if self.lazy_routes.insert(name.clone()) {
-                    self.give_routes(|routes, _| routes == name);
-                }
-            }
+            self.lazy_routes.extend(lazy.lazy_routes);
             for name in lazy.plain_routes {
                 self.used_where_nothing_asks(name);
             }

@@ -17,6 +17,7 @@ mod endpoints;
 mod keeping;
 mod on_demand;
 mod reconnect;
+mod stand_ins;
 
 const A: &str = "outbound|80||a.shop.svc.cluster.local";
 const A_V1: &str = "outbound|80|v1|a.shop.svc.cluster.local";
