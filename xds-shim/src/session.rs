@@ -144,6 +144,8 @@ pub struct Session {
     lazy_routes: BTreeSet<String>,
     plain_routes: BTreeSet<String>,
     stand_ins: StandIns,
+    /// Services a request was answered for, whose clusters and virtual hosts the proxy may lack.
+    services_due: BTreeSet<ServicePort>,
     /// Services were admitted whose virtual hosts the proxy may lack.
     routes_due: bool,
     /// EDS names of clusters that were given because something refers to them, and are not answered.
@@ -187,6 +189,7 @@ impl Session {
             lazy_routes: BTreeSet::new(),
             plain_routes: BTreeSet::new(),
             stand_ins: StandIns::default(),
+            services_due: BTreeSet::new(),
             routes_due: false,
             awaited: HashSet::new(),
             held_back: Vec::new(),

@@ -124,8 +124,21 @@ impl Session {
         // What is nobody's has its place before its request goes on: the next one must not be held.
         self.give_routes(|name, _| placed.routes.contains(name));
         self.give_clusters(copies, &[], None);
-        self.give_clusters_of(&placed.services);
-        self.give_virtual_hosts(&placed.services);
+        // A request waits for the copy: the rest is for those to come.
+        self.services_due.extend(placed.services);
+    }
+
+    /// Whether something is to be given for which nothing waits.
+    pub fn has_more(&self) -> bool {
+        !self.services_due.is_empty()
+    }
+
+    /// Gives that. To be called when what came before has been sent.
+    pub fn more(&mut self) -> Vec<Output> {
+        let services = std::mem::take(&mut self.services_due);
+        self.give_clusters_of(&services);
+        self.give_virtual_hosts(&services);
+        std::mem::take(&mut self.out)
     }
 
     /// Gives names that were asked for a place of their own, as the routes are now: admits the services

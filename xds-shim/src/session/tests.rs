@@ -281,6 +281,11 @@ impl Stream {
         self.request(&refusal(response, "broken"))
     }
 
+    /// What follows once the proxy was sent what it waits for.
+    fn more(&mut self) -> Seen {
+        Seen::of(self.session.more())
+    }
+
     fn pushes(&mut self, type_url: &str, nonce: &str, resources: &[pb::Resource]) -> Seen {
         self.push(type_url, nonce, resources, &[])
     }
