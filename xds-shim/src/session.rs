@@ -221,6 +221,9 @@ impl Session {
                 self.out.push(Output::ToIstiod(raw.clone()));
             }
         }
+        if !request.nonce.is_empty() && !self.services_due.is_empty() {
+            self.give_services_due();
+        }
         self.finish()
     }
 

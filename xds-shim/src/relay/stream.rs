@@ -288,9 +288,6 @@ impl Relaying {
             if self.unlisted {
                 // The connections' own tasks come first: a call may be held.
                 tokio::task::yield_now().await;
-                if self.more() {
-                    continue;
-                }
                 self.tell();
             }
             let event = self.next_event().await;
@@ -399,16 +396,6 @@ impl Relaying {
         let outputs = lazy.session.admit(known.services.iter().cloned());
         self.act(outputs);
         Ok(())
-    }
-
-    /// Lets the session give what nothing waits for; whether it did.
-    fn more(&mut self) -> bool {
-        let Some(lazy) = self.lazy.as_mut().filter(|lazy| lazy.session.has_more()) else {
-            return false;
-        };
-        let outputs = lazy.session.more();
-        self.act(outputs);
-        true
     }
 
     fn put_away(&mut self) {

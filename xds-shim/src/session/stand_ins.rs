@@ -8,7 +8,7 @@
 
 use super::{Ask, Output, Session};
 use crate::ads::{DeltaRequest, RDS};
-use crate::cluster::{OutboundName, ServicePort};
+use crate::cluster::{self, OutboundName, ServicePort};
 use crate::stand_in::routes::{self, Meaning, View};
 use crate::stand_in::{self, Name, domains};
 use crate::store::{Stored, Version};
@@ -124,21 +124,22 @@ impl Session {
         // What is nobody's has its place before its request goes on: the next one must not be held.
         self.give_routes(|name, _| placed.routes.contains(name));
         self.give_clusters(copies, &[], None);
-        // A request waits for the copy: the rest is for those to come.
         self.services_due.extend(placed.services);
     }
 
-    /// Whether something is to be given for which nothing waits.
-    pub fn has_more(&self) -> bool {
-        !self.services_due.is_empty()
-    }
-
-    /// Gives that. To be called when what came before has been sent.
-    pub fn more(&mut self) -> Vec<Output> {
-        let services = std::mem::take(&mut self.services_due);
-        self.give_clusters_of(&services);
-        self.give_virtual_hosts(&services);
-        std::mem::take(&mut self.out)
+    /// Gives services what is for requests to come, once the proxy has the copies that others wait for: it
+    /// says so by an acknowledgement. Before that it would keep the proxy from them.
+    pub(super) fn give_services_due(&mut self) {
+        let lacks = |name: &str| {
+            let eds = self.clusters.get(name).map(|s| cluster::eds_name(&s.raw));
+            matches!(eds, Some(Ok(Some(eds))) if self.endpoints.get(eds).is_none())
+        };
+        let waits = |s: &ServicePort| lacks(&format!("outbound|{}||{}", s.port, s.host));
+        if !self.services_due.iter().any(waits) {
+            let services = std::mem::take(&mut self.services_due);
+            self.give_clusters_of(&services);
+            self.give_virtual_hosts(&services);
+        }
     }
 
     /// Gives names that were asked for a place of their own, as the routes are now: admits the services
@@ -304,6 +305,7 @@ impl Session {
 
     /// Removes copies that nothing leads to for a while. To be called now and then.
     pub fn tidy(&mut self, now: Instant) -> Vec<Output> {
+        self.give_services_due();
         let copies = self
             .clusters
             .proxy

@@ -281,9 +281,13 @@ impl Stream {
         self.request(&refusal(response, "broken"))
     }
 
-    /// What follows once the proxy was sent what it waits for.
-    fn more(&mut self) -> Seen {
-        Seen::of(self.session.more())
+    /// What follows once the proxy has what was asked for: endpoints come, and it says that it took them.
+    fn takes(&mut self, asked: &Seen) -> Seen {
+        let names = asked.subscribed();
+        let endpoints: Vec<_> = names.iter().map(|n| endpoints(n, 1)).collect();
+        let came = self.pushes(ads::EDS, "e", &endpoints);
+        assert_eq!(came.order(), ["ClusterLoadAssignment"]);
+        self.acks(&came.to_proxy[0])
     }
 
     fn pushes(&mut self, type_url: &str, nonce: &str, resources: &[pb::Resource]) -> Seen {

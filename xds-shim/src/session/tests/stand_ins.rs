@@ -118,13 +118,15 @@ fn a_request_gets_a_copy_first_and_then_the_service_its_own() {
             now: true
         }]
     );
-    let seen = stream.more();
+    let early = stream.acks(&seen.to_proxy[0]);
+    assert!(early.to_proxy.is_empty(), "its endpoints are not there yet");
+    let seen = stream.takes(&seen);
     let mut clusters = seen.given()[..2].to_vec();
     clusters.sort_unstable();
     assert_eq!(clusters, [A_V1, A]);
-    assert_eq!(seen.order(), ["Cluster", "RouteConfiguration"]);
+    let order = ["Cluster", "ClusterLoadAssignment", "RouteConfiguration"];
+    assert_eq!(seen.order(), order);
     assert_eq!(taken_by(&last_routes(&seen).unwrap(), "A.shop:80"), "a");
-    assert!(!stream.session.has_more());
     // Another of its names that was on its way: the same, learned once.
     let seen = stream.asks(ads::CDS, &["lazy|80|a"]);
     assert_eq!((seen.given(), seen.asks.len()), (vec!["lazy|80|a"], 0));
@@ -156,8 +158,8 @@ fn a_name_that_is_nobodys_has_its_place_before_it_is_answered() {
 #[test]
 fn a_name_whose_service_goes_is_nobodys() {
     let (mut stream, _) = open(&[]);
-    stream.asks(ads::CDS, &[LAZY_A]);
-    stream.more();
+    let asked = stream.asks(ads::CDS, &[LAZY_A]);
+    stream.takes(&asked);
     let seen = stream.pushes(ads::RDS, "r2", &[shop(&["b", "c"])]);
     assert_eq!(seen.order(), ["RouteConfiguration"], "in one go");
     assert_eq!(taken_by(&last_routes(&seen).unwrap(), "a.shop"), "rest");
@@ -197,7 +199,7 @@ fn a_copy_goes_when_nothing_leads_to_it_for_a_while() {
     let (mut stream, _) = open(&[]);
     let asked = stream.asks(ads::CDS, &[LAZY_A, LAZY_TYPO]);
     assert!(asked.given().contains(&LAZY_A));
-    stream.more();
+    stream.takes(&asked);
     let start = Instant::now();
     let mut tidy = |after| Seen::of(stream.session.tidy(start + after));
     assert!(tidy(Duration::ZERO).to_proxy.is_empty());
@@ -210,8 +212,8 @@ fn a_copy_goes_when_nothing_leads_to_it_for_a_while() {
 #[test]
 fn a_copy_stays_while_the_proxy_may_lack_the_routes() {
     let (mut stream, _) = open(&[]);
-    stream.asks(ads::CDS, &[LAZY_A]);
-    let seen = stream.more();
+    let asked = stream.asks(ads::CDS, &[LAZY_A]);
+    let seen = stream.takes(&asked);
     let routes = seen
         .to_proxy
         .iter()
