@@ -19,6 +19,7 @@ mod same_config;
 mod scale;
 mod shim;
 mod sidecar;
+mod stand_ins;
 mod steps;
 mod whole_config;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         scale::tests(),
         shim::tests(),
         sidecar::tests(),
+        stand_ins::tests(),
     ]
     .concat();
     run(tests, MeshOptions::default())

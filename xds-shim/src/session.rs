@@ -371,8 +371,8 @@ impl Session {
                 let detail = request.error_detail.as_deref().unwrap_or_default();
                 let why = ads::status_message(detail);
                 // Any other refusal is what plain Istio would have met as well.
-                let ours = |edit: &&str| memmem::find(detail, edit.as_bytes()).is_some();
-                if type_url == ads::LDS && EDITS.iter().any(|e| ours(&e)) {
+                let ours = |edit: &str| memmem::find(detail, edit.as_bytes()).is_some();
+                if type_url == ads::LDS && EDITS.iter().any(|e| ours(e)) {
                     self.cannot_ask = Some(why.clone());
                 }
                 self.out.push(Output::Nack(type_url, why));

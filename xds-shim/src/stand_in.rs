@@ -222,7 +222,7 @@ mod tests {
         };
         let none = Thresholds {
             max_retries: Some(UInt32Value { value: 0 }),
-            ..bounds.clone()
+            ..bounds
         };
         for given in [None, Some(bounds)] {
             let breakers = given.map(|b| CircuitBreakers {
@@ -245,7 +245,7 @@ mod tests {
             let copy = copy_for_nobody(&resource.encode_to_vec(), "x").unwrap();
             let copy = Resource::decode(copy.as_slice()).unwrap();
             let copy = Cluster::decode(copy.resource.unwrap().value.as_slice()).unwrap();
-            assert_eq!(copy.circuit_breakers.unwrap().thresholds, [none.clone()]);
+            assert_eq!(copy.circuit_breakers.unwrap().thresholds, [none]);
         }
     }
 }

@@ -37,7 +37,7 @@ const MOST_WAITING: usize = 256 << 20;
 const WAITING_MESSAGES: usize = 4;
 
 /// How often a stream puts away what it does not need any longer.
-const TIDY: Duration = Duration::from_secs(15);
+const TIDY: Duration = Duration::from_secs(5);
 
 /// How long a proxy may take to hear why its stream ends.
 const LAST_WORD: Duration = Duration::from_secs(1);

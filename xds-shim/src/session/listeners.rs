@@ -30,7 +30,7 @@ impl Session {
                 self.used_where_nothing_asks(name);
             }
             for name in lazy.whole_routes {
-                self.authority_untold(name);
+                self.authority_untold(&name);
             }
             let raw = lazy.resource.as_deref().unwrap_or(&resource.raw);
             let stored = self.store.keep(&resource.name, raw);

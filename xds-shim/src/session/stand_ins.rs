@@ -26,7 +26,7 @@ const MOST_NAMES: usize = 10_000;
 
 /// How long a copy of a cluster stays once no route leads to it: longer than a request may be between
 /// its route and its cluster.
-pub const LINGER: Duration = Duration::from_secs(60);
+pub const LINGER: Duration = Duration::from_secs(20);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -176,9 +176,8 @@ impl Session {
                     request.now = true;
                 }
                 Some((Meaning::Nobody(_), r)) => {
-                    if self.stand_ins.nobodys(routes, r.host(authority).into()) {
-                        placed.routes.insert(routes.into());
-                    }
+                    let new = self.stand_ins.nobodys(routes, r.host(authority).into());
+                    placed.routes.extend(new.then(|| routes.into()));
                 }
                 _ => {}
             }
@@ -290,8 +289,8 @@ impl Session {
     }
 
     /// Route configurations that a listener uses without telling the authority: given whole from now on.
-    pub(super) fn authority_untold(&mut self, routes: String) {
-        if self.stand_ins.whole.insert(routes.clone()) {
+    pub(super) fn authority_untold(&mut self, routes: &str) {
+        if self.stand_ins.whole.insert(routes.to_owned()) {
             self.give_routes(|name, _| name == routes);
         }
     }

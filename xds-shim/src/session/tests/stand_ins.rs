@@ -84,8 +84,8 @@ fn open(known: &[ServicePort]) -> (Stream, rds::RouteConfiguration) {
 }
 
 fn named<'a>(seen: &'a Seen, name: &str) -> cds::Cluster {
-    let all = seen.to_proxy.iter().flat_map(|r| &r.resources);
-    let found: &'a pb::Resource = all.filter(|r| r.name == name).next_back().unwrap();
+    let mut all = seen.to_proxy.iter().flat_map(|r| &r.resources);
+    let found: &'a pb::Resource = all.rfind(|r| r.name == name).unwrap();
     cds::Cluster::decode(&*found.resource.as_ref().unwrap().value).unwrap()
 }
 
@@ -129,7 +129,11 @@ fn a_request_gets_a_copy_first_and_then_the_service_its_own() {
     assert_eq!(taken_by(&last_routes(&seen).unwrap(), "A.shop:80"), "a");
     // Another of its names that was on its way: the same, learned once.
     let seen = stream.asks(ads::CDS, &["lazy|80|a"]);
-    assert_eq!((seen.given(), seen.asks.len()), (vec!["lazy|80|a"], 0));
+    assert_eq!(seen.given(), ["lazy|80|a", A]);
+    assert_eq!(
+        (seen.order(), seen.asks.len()),
+        (vec!["Cluster", "ClusterLoadAssignment"], 0)
+    );
 }
 
 #[test]

@@ -91,12 +91,12 @@ impl Routes {
     /// The virtual host for the rest, with the names that wildcards would take from it.
     fn with_nobody(&self, rest: &[u8], view: View<'_>) -> Vec<u8> {
         let mut out = rest.to_vec();
-        let wanted = |host: &&Box<str>| {
+        let wanted = |host: &&str| {
             // With a registry that changed meanwhile a name may be somebody's.
             is_plain(host) && self.domains.find(host) == self.rest && !self.domains.contains(host)
         };
         if !view.exact {
-            for host in view.nobody.iter().filter(wanted) {
+            for host in view.nobody.iter().map(|h| &**h).filter(wanted) {
                 wire::put_bytes(&mut out, 2, host.as_bytes());
             }
         }
