@@ -2,3 +2,4 @@
 
 pub use envoy_types::pb::envoy::*;
 pub use envoy_types::pb::google;
+pub use envoy_types::pb::xds;

@@ -33,7 +33,7 @@ const ON_DEMAND_TYPE: &str =
     "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand";
 const HEADER_MUTATION_TYPE: &str = "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
 const HCM_TYPE: &[u8] = b"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const TCP_PROXY_TYPE: &[u8] =
+pub(crate) const TCP_PROXY_TYPE: &[u8] =
     b"type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// What goes into listeners, encoded once.
@@ -84,6 +84,11 @@ impl OnDemandConfig {
             http_filter: http_filter.encode_to_vec(),
             tcp: tcp.encode_to_vec(),
         }
+    }
+
+    /// An encoded `TcpProxy.OnDemand`.
+    pub(crate) fn tcp(&self) -> &[u8] {
+        &self.tcp
     }
 }
 

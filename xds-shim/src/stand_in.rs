@@ -7,6 +7,7 @@
 
 pub mod domains;
 pub mod routes;
+pub mod tcp;
 
 use crate::envoy::google::protobuf::UInt32Value;
 use crate::wire::{self, Edit, Error};

@@ -1,0 +1,145 @@
+//! `virtualOutbound`: it takes what no other listener takes, and gets chains of ours.
+
+use super::matcher::{Port, Table};
+use super::{Form, PlainTcp};
+use crate::listener::{OnDemandConfig, TCP_PROXY_TYPE};
+use crate::wire::{self, Error};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+
+/// `virtualOutbound`, taken apart.
+#[derive(Debug)]
+pub struct Outer {
+    /// The encoded `Resource`.
+    resource: Box<[u8]>,
+    /// Chains that take a port each, by that port.
+    ports: BTreeMap<u16, Box<str>>,
+    /// The chain that takes what no other takes.
+    catch_all: Box<str>,
+    /// The cluster that one leads everything to, if that is all it does.
+    rest: Option<Box<str>>,
+    /// What else it has that a connection could notice.
+    beside: Vec<u8>,
+}
+
+impl Outer {
+    /// Takes it apart. `None` if the listener is not this one, or is not as istiod makes it: nothing
+    /// that a connection of a held listener would notice may be in it.
+    ///
+    /// Listener: name = 1, address = 2, filter_chains = 3, use_original_dst = 4, listener_filters = 9,
+    /// listener_filters_timeout = 15, traffic_direction = 16, continue_on_listener_filters_timeout = 17,
+    /// default_filter_chain = 25, bind_to_port = 26, filter_chain_matcher = 32,
+    /// additional_addresses = 33, max_connections_to_accept_per_socket_event = 34.
+    pub(super) fn parse(resource: &[u8], listener: &[u8]) -> Result<Option<Self>, Error> {
+        let mut outer = Self {
+            resource: resource.into(),
+            ports: BTreeMap::new(),
+            catch_all: "".into(),
+            rest: None,
+            beside: Vec::new(),
+        };
+        if wire::string(listener, 1)? != "virtualOutbound" {
+            return Ok(None);
+        }
+        let mut restores = false;
+        for field in wire::fields(listener) {
+            let field = field?;
+            match (field.number, field.bytes()) {
+                (3, Some(chain)) => {
+                    if !outer.add(chain)? {
+                        return Ok(None);
+                    }
+                }
+                // BoolValue.value = 1.
+                (4, Some(value)) => restores = wire::varint(value, 1)? != 0,
+                (9 | 25 | 32, _) => return Ok(None),
+                (1 | 2 | 15 | 16 | 17 | 26 | 33 | 34, _) => {}
+                _ => outer.beside.extend_from_slice(field.record),
+            }
+        }
+        Ok((restores && !outer.catch_all.is_empty()).then_some(outer))
+    }
+
+    /// Takes note of a chain of istiod's; whether the matcher can say when it is used. FilterChain:
+    /// filter_chain_match = 1 with destination_port = 8 (a UInt32Value), name = 7.
+    fn add(&mut self, chain: &[u8]) -> Result<bool, Error> {
+        let name = wire::string(chain, 7)?;
+        let known = self.ports.values().any(|n| **n == *name) || *self.catch_all == *name;
+        if name.is_empty() || known {
+            return Ok(false);
+        }
+        let matches = wire::last(chain, 1)?.unwrap_or_default();
+        let mut port = None;
+        for field in wire::fields(matches) {
+            let field = field?;
+            match (field.number, field.bytes()) {
+                (8, Some(value)) => port = u16::try_from(wire::varint(value, 1)?).ok(),
+                _ => return Ok(false),
+            }
+        }
+        match port {
+            Some(port) => Ok(self.ports.insert(port, name.into()).is_none()),
+            None if matches.is_empty() && self.catch_all.is_empty() => {
+                self.catch_all = name.into();
+                self.rest = only_cluster(chain)?.map(Box::from);
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Whether a connection would notice nothing if it came here instead of to its own listener.
+    pub(super) fn takes(&self, plain: &PlainTcp) -> bool {
+        *plain.form.beside == *self.beside && !self.ports.contains_key(&plain.destination.port)
+    }
+
+    /// The cluster that connections no chain takes are led to.
+    pub(super) fn rest(&self) -> Option<&str> {
+        self.rest.as_deref()
+    }
+
+    /// It with chains of these forms and the matcher that leads to them. Listener: filter_chains = 3,
+    /// filter_chain_matcher = 32; a Resource has the listener in resource = 2 with value = 2.
+    pub(super) fn with<'a>(
+        &self,
+        forms: &[&Form],
+        held: impl Iterator<Item = &'a PlainTcp>,
+        config: &OnDemandConfig,
+    ) -> Result<Vec<u8>, Error> {
+        let names: Vec<String> = forms.iter().map(|form| form.chain_name()).collect();
+        let mut table = Table::new(&self.catch_all);
+        for (port, chain) in &self.ports {
+            table.ports.insert(*port, Port::Whole(chain));
+        }
+        for plain in held {
+            if let Ok(at) = forms.binary_search(&&plain.form) {
+                let address = IpNet::from(plain.destination.address);
+                table.add(plain.destination.port, &names[at], address);
+            }
+        }
+        let mut ours = Vec::new();
+        for form in forms {
+            wire::put_bytes(&mut ours, 3, &form.chain(config)?);
+        }
+        wire::put_bytes(&mut ours, 32, &table.encode());
+        let changed = wire::edit_each::<Error>(&self.resource, 2, |any| {
+            wire::edit_each(any, 2, |listener| Ok(Some([listener, &ours].concat())))
+        })?;
+        Ok(changed.unwrap_or_else(|| self.resource.to_vec()))
+    }
+}
+
+/// The cluster of a chain that is one TCP proxy. FilterChain: filters = 3; Filter: typed_config = 4;
+/// TcpProxy: cluster = 2.
+fn only_cluster(chain: &[u8]) -> Result<Option<&str>, Error> {
+    let mut filters = wire::each(chain, 3);
+    let (Some(filter), None) = (filters.next().transpose()?, filters.next()) else {
+        return Ok(None);
+    };
+    let any = wire::last(filter, 4)?.unwrap_or_default();
+    if wire::last(any, 1)?.unwrap_or_default() != TCP_PROXY_TYPE {
+        return Ok(None);
+    }
+    let cluster = wire::string(wire::last(any, 2)?.unwrap_or_default(), 2)?;
+    Ok((!cluster.is_empty()).then_some(cluster))
+}
