@@ -32,7 +32,7 @@ pub const ON_DEMAND_FILTER: &str = "envoy.filters.http.on_demand";
 const ON_DEMAND_TYPE: &str =
     "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand";
 const HEADER_MUTATION_TYPE: &str = "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
-const HCM_TYPE: &[u8] = b"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+pub(crate) const HCM_TYPE: &[u8] = b"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 pub(crate) const TCP_PROXY_TYPE: &[u8] =
     b"type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 

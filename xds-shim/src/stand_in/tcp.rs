@@ -1,24 +1,28 @@
-//! TCP listeners of services, and what stands for them in `virtualOutbound`.
+//! Listeners of one address and port, and what stands for them in `virtualOutbound`.
 //!
-//! istiod makes one listener for each address and port of a TCP service. Those that differ from one
-//! another only in address, name and cluster are *plain*. Without its listener a connection comes to
-//! `virtualOutbound`, where one filter chain for each form of plain listeners takes it: the listener's
-//! own chain, but the cluster is picked by the connection's destination, and asked for on demand under
-//! its name, [`Destination::name`].
+//! istiod makes one listener for each address and port of a TCP service, and of one whose protocol is
+//! to be sniffed. A connection whose listener is held comes to `virtualOutbound`, where a filter chain of
+//! ours takes it, and asks on demand for a cluster with the destination's name. There are two ways on:
+//!
+//! - [`Way::Cluster`], for *plain* listeners, which differ from others in address, name and cluster
+//!   only: the chain is the listeners' own, and the answer is a copy of the service's cluster.
+//! - [`Way::Inside`], for all others: the answer is a cluster that leads to a copy of the listener
+//!   inside Envoy ([`inside`]), with its own listener filters, chains and routes.
 //!
 //! Which connections these are is said by a `filter_chain_matcher`, by port and address exactly:
 //! everything else goes where istiod's own chains send it. Envoy takes a changed matcher in place, and
 //! a connection stays with its chain as long as that is the same byte for byte. So the chains never
-//! change while they are in use, and the matcher has all plain listeners, given or not: a connection
-//! to one that is given never comes to `virtualOutbound`.
+//! change while they are in use, and the matcher has all such listeners, given or not: a connection to
+//! one that is given never comes to `virtualOutbound`.
 //!
 //! Field numbers: envoy/config/listener/v3/listener.proto and listener_components.proto.
 
 mod form;
+pub mod inside;
 mod matcher;
 mod outer;
 
-use crate::cluster::payload;
+use crate::cluster::{ServicePort, payload};
 use crate::listener::OnDemandConfig;
 use crate::wire::{self, Error};
 use std::collections::btree_map::Entry;
@@ -29,9 +33,6 @@ use std::sync::Arc;
 
 pub use form::Form;
 pub use outer::Outer;
-
-/// The beginning of the name of a connection's destination: `lazytcp|PORT|ADDRESS`.
-const CONNECTION: &str = "lazytcp|";
 
 /// Ports that sidecars keep for themselves: a connection to one may meet a listener that istiod does
 /// not tell of (15021, 15090 are in the bootstrap).
@@ -63,35 +64,80 @@ impl Destination {
         let address = address.to_canonical();
         Self { port, address }
     }
+}
 
-    /// The name it is asked for by.
-    pub fn name(&self) -> String {
-        format!("{CONNECTION}{}|{}", self.port, self.address)
-    }
+/// How a connection goes on that came to a chain of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// By a copy of the service's cluster.
+    Cluster,
+    /// Through a copy of the listener inside Envoy.
+    Inside,
+}
 
-    /// Takes such a name apart; `None` for names that are not ours.
-    pub fn parse(name: &str) -> Option<Self> {
-        let (port, address) = name.strip_prefix(CONNECTION)?.split_once('|')?;
-        // Only as Envoy writes it: a name is bound to one destination, and a destination to one name.
-        let digits = port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
-        let port = port.parse().ok().filter(|_| digits)?;
-        Some(Self::new(address.parse().ok()?, port))
-    }
-
-    /// Whether a name claims to be ours, be it one or not: none such may stay without an answer.
-    pub fn is_name(name: &str) -> bool {
-        name.starts_with(CONNECTION)
+impl Way {
+    /// The beginning of the names that its chains ask for.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Cluster => "lazytcp|",
+            Self::Inside => "lazyin|",
+        }
     }
 }
 
-/// A plain listener.
+/// What a connection asks for: `lazytcp|PORT|ADDRESS` or `lazyin|PORT|ADDRESS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    /// How the chain it is in goes on.
+    pub way: Way,
+    /// What the connection was made to.
+    pub destination: Destination,
+}
+
+impl Asked {
+    /// The name.
+    pub fn name(&self) -> String {
+        let Destination { port, address } = self.destination;
+        format!("{}{port}|{address}", self.way.prefix())
+    }
+
+    /// Takes a name apart; `None` for names that no chain of ours makes.
+    pub fn parse(name: &str) -> Option<Self> {
+        let way = Self::way(name)?;
+        let (port, address) = name.strip_prefix(way.prefix())?.split_once('|')?;
+        // Only as Envoy writes it: a destination has one name.
+        let digits = port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
+        let port = port.parse().ok().filter(|_| digits)?;
+        let destination = Destination::new(address.parse().ok()?, port);
+        Some(Self { way, destination })
+    }
+
+    /// What a name claims to be by its beginning: none such may stay without an answer.
+    pub fn way(name: &str) -> Option<Way> {
+        let ways = [Way::Cluster, Way::Inside];
+        ways.into_iter().find(|w| name.starts_with(w.prefix()))
+    }
+}
+
+/// A listener that can be held.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlainTcp {
+pub struct Single {
     /// The listener's name.
     pub listener: Box<str>,
     /// What it takes connections to.
     pub destination: Destination,
-    /// The cluster it leads them to, one that may be held.
+    /// The service it is for: the listener is to be given when that is admitted.
+    pub service: ServicePort,
+    /// What makes it plain, if it is.
+    pub plain: Option<Plain>,
+    /// Whether a copy of it can take connections inside Envoy.
+    pub inside: bool,
+}
+
+/// What is particular about a plain listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plain {
+    /// The cluster it leads connections to.
     pub cluster: Box<str>,
     /// What it has in common with others.
     pub form: Form,
@@ -101,7 +147,7 @@ pub struct PlainTcp {
 #[derive(Debug, Clone)]
 pub enum Kind {
     /// It can be held.
-    Plain(Arc<PlainTcp>),
+    Single(Arc<Single>),
     /// It is `virtualOutbound`, and can have chains of ours.
     Outer(Arc<Outer>),
     /// It takes connections to any address of these ports that no other listener takes. Without its
@@ -125,8 +171,8 @@ impl Kind {
         if !wildcards.is_empty() {
             return Ok(Self::Wildcard(wildcards));
         }
-        let plain = form::plain(name, listener)?;
-        Ok(plain.map_or(Self::Other, |plain| Self::Plain(Arc::new(plain))))
+        let single = form::single(name, listener)?;
+        Ok(single.map_or(Self::Other, |single| Self::Single(Arc::new(single))))
     }
 }
 
@@ -160,38 +206,39 @@ fn socket_address(address: &[u8]) -> Result<Option<(IpAddr, u16)>, Error> {
     Ok(ip.zip(port).filter(|_| tcp))
 }
 
-/// The listeners of one stream, as far as held TCP listeners go.
+/// The listeners of one stream, as far as held ones go.
 #[derive(Debug, Default)]
 pub struct Connections {
     outer: Option<(Box<str>, Arc<Outer>)>,
-    plain: BTreeMap<Destination, Arc<PlainTcp>>,
+    singles: BTreeMap<Destination, Arc<Single>>,
     destinations: BTreeMap<Box<str>, Destination>,
     wildcards: BTreeMap<Box<str>, BTreeSet<u16>>,
-    /// How many plain listeners there are of each form, in order of coming, and whether it has a
-    /// chain. A chain stays as long as there is one: connections are in it.
+    /// Forms of plain listeners, in order of coming.
     forms: Vec<Members>,
 }
 
+/// The plain listeners of a form.
 #[derive(Debug)]
 struct Members {
     form: Form,
     count: usize,
+    /// Whether it has a chain. A chain stays as long as there is a listener: connections are in it.
     chain: bool,
 }
 
 impl Connections {
     /// A listener came, or is another one now.
     pub fn put(&mut self, name: &str, kind: Kind) {
-        if let Kind::Plain(plain) = &kind
-            && self.destinations.get(name) == Some(&plain.destination)
-            && self.plain.get(&plain.destination) == Some(plain)
+        if let Kind::Single(single) = &kind
+            && self.destinations.get(name) == Some(&single.destination)
+            && self.singles.get(&single.destination) == Some(single)
         {
             // The same again: its form must not lose its chain for it.
             return;
         }
         self.remove(name);
         match kind {
-            Kind::Plain(plain) => self.put_plain(name, plain),
+            Kind::Single(single) => self.put_single(name, single),
             Kind::Outer(outer) => self.outer = Some((name.into(), outer)),
             Kind::Wildcard(ports) => {
                 self.wildcards.insert(name.into(), ports);
@@ -200,13 +247,16 @@ impl Connections {
         }
     }
 
-    fn put_plain(&mut self, name: &str, plain: Arc<PlainTcp>) {
-        if self.plain.len() >= MOST_HELD {
+    fn put_single(&mut self, name: &str, single: Arc<Single>) {
+        if self.singles.len() >= MOST_HELD {
             return;
         }
         // Envoy takes the first of two listeners for one address and refuses the other.
-        if let Entry::Vacant(free) = self.plain.entry(plain.destination) {
-            self.destinations.insert(name.into(), plain.destination);
+        let Entry::Vacant(free) = self.singles.entry(single.destination) else {
+            return;
+        };
+        self.destinations.insert(name.into(), single.destination);
+        if let Some(plain) = &single.plain {
             match self.forms.iter_mut().find(|m| m.form == plain.form) {
                 Some(members) => members.count += 1,
                 None => self.forms.push(Members {
@@ -215,8 +265,8 @@ impl Connections {
                     chain: false,
                 }),
             }
-            free.insert(plain);
         }
+        free.insert(single);
     }
 
     /// A listener went.
@@ -228,7 +278,8 @@ impl Connections {
         let Some(destination) = self.destinations.remove(name) else {
             return;
         };
-        if let Some(plain) = self.plain.remove(&destination) {
+        let gone = self.singles.remove(&destination);
+        if let Some(plain) = gone.as_ref().and_then(|single| single.plain.as_ref()) {
             for members in &mut self.forms {
                 members.count -= usize::from(members.form == plain.form);
             }
@@ -252,33 +303,44 @@ impl Connections {
     /// not have the listener. If not, it must be given: ahead of a wildcard listener of its port, and
     /// no later than [`Self::outer`].
     pub fn holds(&self, listener: &str) -> bool {
-        let plain = self.destinations.get(listener);
-        plain
-            .and_then(|d| self.plain.get(d))
-            .is_some_and(|plain| self.stands_for(plain))
+        let destination = self.destinations.get(listener);
+        let single = destination.and_then(|d| self.singles.get(d));
+        single.is_some_and(|single| self.way(single).is_some())
     }
 
-    fn stands_for(&self, plain: &PlainTcp) -> bool {
-        let port = plain.destination.port;
-        let chain = self.forms.iter().any(|m| m.chain && m.form == plain.form);
+    /// All listeners that can be held, in order of their destinations, and how connections go on.
+    pub fn held(&self) -> impl Iterator<Item = (&Single, Way)> {
+        let singles = self.singles.values();
+        singles.filter_map(|single| Some((&**single, self.way(single)?)))
+    }
+
+    fn way(&self, single: &Single) -> Option<Way> {
+        let (_, outer) = self.outer.as_ref()?;
+        let port = single.destination.port;
         let shadowed = self.wildcards.values().any(|ports| ports.contains(&port));
-        let takes = self
-            .outer
-            .as_ref()
-            .is_some_and(|(_, outer)| outer.takes(plain));
-        chain && takes && !shadowed
+        if shadowed || !outer.leaves(port) {
+            return None;
+        }
+        let plain = single.plain.as_ref().filter(|plain| {
+            let chain = |m: &Members| m.chain && m.form == plain.form;
+            self.forms.iter().any(chain) && outer.is_alike(&plain.form)
+        });
+        match plain {
+            Some(_) => Some(Way::Cluster),
+            None => single.inside.then_some(Way::Inside),
+        }
     }
 
-    /// All listeners that can be held, in order of their destinations.
-    pub fn held(&self) -> impl Iterator<Item = &PlainTcp> {
-        let plain = self.plain.values().map(|plain| &**plain);
-        plain.filter(|plain| self.stands_for(plain))
-    }
-
-    /// The plain listener for a destination that was asked for. `None`: it has gone meanwhile, and the
-    /// connection is one like all that no listener takes, see [`Self::rest`].
-    pub fn find(&self, destination: &Destination) -> Option<&PlainTcp> {
-        self.plain.get(destination).map(|plain| &**plain)
+    /// The listener for what was asked for, if it can be answered in the way that is asked for. `None`:
+    /// it has gone meanwhile, and the connection is one like all that no listener takes, see
+    /// [`Self::rest`].
+    pub fn find(&self, asked: &Asked) -> Option<&Single> {
+        let single = self.singles.get(&asked.destination)?;
+        let can = match asked.way {
+            Way::Cluster => single.plain.is_some(),
+            Way::Inside => single.inside,
+        };
+        can.then_some(&**single)
     }
 
     /// The cluster that a connection no listener takes is led to; `None` if that is not one cluster.
@@ -286,9 +348,9 @@ impl Connections {
         self.outer.as_ref().and_then(|(_, outer)| outer.rest())
     }
 
-    /// `virtualOutbound` with what stands for plain listeners, an encoded `Resource`, and its name.
-    /// `None`: there is none that can have chains of ours, or nothing for them to do; then it goes out
-    /// as it came. Equal listeners make equal bytes.
+    /// `virtualOutbound` with what stands for listeners, an encoded `Resource`, and its name. `None`:
+    /// there is none that can have chains of ours; then it goes out as it came. Equal listeners make
+    /// equal bytes.
     ///
     /// # Errors
     /// When a kept message turns out to be broken after all.
@@ -298,9 +360,6 @@ impl Connections {
         };
         let forms = self.forms.iter().filter(|m| m.chain);
         let mut forms: Vec<&Form> = forms.map(|m| &m.form).collect();
-        if forms.is_empty() {
-            return Ok(None);
-        }
         forms.sort_unstable();
         let resource = outer.with(&forms, self.held(), config)?;
         Ok(Some((name, resource)))

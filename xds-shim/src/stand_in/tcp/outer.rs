@@ -1,7 +1,8 @@
 //! `virtualOutbound`: it takes what no other listener takes, and gets chains of ours.
 
+use super::form::{INSIDE, inside_chain};
 use super::matcher::{Port, Table};
-use super::{Form, PlainTcp};
+use super::{Form, Single, Way};
 use crate::listener::{OnDemandConfig, TCP_PROXY_TYPE};
 use crate::wire::{self, Error};
 use ipnet::IpNet;
@@ -88,9 +89,14 @@ impl Outer {
         }
     }
 
-    /// Whether a connection would notice nothing if it came here instead of to its own listener.
-    pub(super) fn takes(&self, plain: &PlainTcp) -> bool {
-        *plain.form.beside == *self.beside && !self.ports.contains_key(&plain.destination.port)
+    /// Whether connections to a port are not istiod's own chains' business.
+    pub(super) fn leaves(&self, port: u16) -> bool {
+        !self.ports.contains_key(&port)
+    }
+
+    /// Whether it is like listeners of this form in what a connection could notice.
+    pub(super) fn is_alike(&self, form: &Form) -> bool {
+        *form.beside == *self.beside
     }
 
     /// The cluster that connections no chain takes are led to.
@@ -98,12 +104,13 @@ impl Outer {
         self.rest.as_deref()
     }
 
-    /// It with chains of these forms and the matcher that leads to them. Listener: filter_chains = 3,
-    /// filter_chain_matcher = 32; a Resource has the listener in resource = 2 with value = 2.
+    /// It with chains of these forms, in order, and the matcher that leads to them. Listener:
+    /// filter_chains = 3, filter_chain_matcher = 32; a Resource has the listener in resource = 2 with
+    /// value = 2.
     pub(super) fn with<'a>(
         &self,
         forms: &[&Form],
-        held: impl Iterator<Item = &'a PlainTcp>,
+        held: impl Iterator<Item = (&'a Single, Way)>,
         config: &OnDemandConfig,
     ) -> Result<Vec<u8>, Error> {
         let names: Vec<String> = forms.iter().map(|form| form.chain_name()).collect();
@@ -111,16 +118,22 @@ impl Outer {
         for (port, chain) in &self.ports {
             table.ports.insert(*port, Port::Whole(chain));
         }
-        for plain in held {
-            if let Ok(at) = forms.binary_search(&&plain.form) {
-                let address = IpNet::from(plain.destination.address);
-                table.add(plain.destination.port, &names[at], address);
-            }
+        for (single, way) in held {
+            let plain = single.plain.as_ref().filter(|_| way == Way::Cluster);
+            let at = plain.map(|plain| forms.binary_search(&&plain.form));
+            let chain = match at {
+                Some(Ok(at)) => &names[at],
+                Some(Err(_)) => continue,
+                None => INSIDE,
+            };
+            let address = IpNet::from(single.destination.address);
+            table.add(single.destination.port, chain, address);
         }
         let mut ours = Vec::new();
         for form in forms {
             wire::put_bytes(&mut ours, 3, &form.chain(config)?);
         }
+        wire::put_bytes(&mut ours, 3, &inside_chain(config));
         wire::put_bytes(&mut ours, 32, &table.encode());
         let changed = wire::edit_each::<Error>(&self.resource, 2, |any| {
             wire::edit_each(any, 2, |listener| Ok(Some([listener, &ours].concat())))

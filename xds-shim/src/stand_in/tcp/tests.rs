@@ -1,8 +1,10 @@
 use super::*;
+use crate::envoy::config::cluster::v3::Cluster;
 use crate::envoy::config::core::v3::{Address, SocketAddress, TrafficDirection, address};
 use crate::envoy::config::core::v3::{Metadata, socket_address::PortSpecifier};
 use crate::envoy::config::listener::v3::{
     AdditionalAddress, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter,
+    listener::ListenerSpecifier,
 };
 use crate::envoy::extensions::filters::network::set_filter_state::v3::Config;
 use crate::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
@@ -129,58 +131,64 @@ fn outer(connections: &Connections) -> Listener {
     Listener::decode(payload(&resource).unwrap()).unwrap()
 }
 
-fn is_plain(listener: &Listener) -> bool {
-    matches!(kind(listener), Kind::Plain(_))
+fn single(listener: &Listener) -> Option<Arc<Single>> {
+    match kind(listener) {
+        Kind::Single(single) => Some(single),
+        _ => None,
+    }
 }
 
-/// The clusters of what is held, in order.
-fn held(connections: &Connections) -> Vec<&str> {
-    connections.held().map(|p| &*p.cluster).collect()
+fn plain(listener: &Listener) -> Option<Plain> {
+    single(listener)?.plain.clone()
+}
+
+/// The listeners that are held, in order of destinations, by a way.
+fn held(connections: &Connections, way: Way) -> Vec<&str> {
+    let held = connections.held().filter(|(_, w)| *w == way);
+    held.map(|(single, _)| &*single.listener).collect()
 }
 
 #[test]
 fn names_are_what_envoy_writes() {
-    for (address, port, name) in [
-        ("10.96.0.1", 3306, "lazytcp|3306|10.96.0.1"),
-        ("fd00:1::a", 80, "lazytcp|80|fd00:1::a"),
-        ("::ffff:10.0.0.1", 1, "lazytcp|1|10.0.0.1"),
+    for (way, address, port, name) in [
+        (Way::Cluster, "10.96.0.1", 3306, "lazytcp|3306|10.96.0.1"),
+        (Way::Inside, "fd00:1::a", 80, "lazyin|80|fd00:1::a"),
+        (Way::Cluster, "::ffff:10.0.0.1", 1, "lazytcp|1|10.0.0.1"),
     ] {
-        assert_eq!(to(address, port).name(), name);
-        assert_eq!(Destination::parse(name), Some(to(address, port)));
+        let destination = to(address, port);
+        let asked = Asked { way, destination };
+        assert_eq!(asked.name(), name);
+        assert_eq!(Asked::parse(name), Some(asked));
     }
     for other in [
         "lazytcp|",
         "lazytcp|80",
-        "lazytcp|80|",
+        "lazyin|80|",
         "lazytcp||10.0.0.1",
         "lazytcp|0|10.0.0.1",
-        "lazytcp|080|10.0.0.1",
+        "lazyin|080|10.0.0.1",
         "lazytcp|+80|10.0.0.1",
         "lazytcp|65536|10.0.0.1",
         "lazytcp|80|10.0.0.1|",
         "lazytcp|80|[::1]",
         "lazytcp|80|fe80::1%eth0",
-        "lazytcp|80|a.b",
+        "lazyin|80|a.b",
     ] {
-        assert_eq!(Destination::parse(other), None, "{other}");
-        assert!(Destination::is_name(other));
+        assert_eq!(Asked::parse(other), None, "{other}");
+        assert!(Asked::way(other).is_some());
     }
-    assert!(!Destination::is_name("lazy|80|a") && !Destination::is_name("outbound|80||a"));
+    assert!(Asked::way("lazy|80|a").is_none() && Asked::way("outbound|80||a").is_none());
 }
 
 #[test]
 fn what_differs_in_address_and_cluster_only_is_of_one_form() {
-    let (Kind::Plain(a), Kind::Plain(b)) = (
-        kind(&service("a", "10.0.0.1", 3306)),
-        kind(&service("b", "fd00::2", 5432)),
-    ) else {
-        panic!("not plain");
-    };
+    let a = single(&service("a", "10.0.0.1", 3306)).unwrap();
+    let b = single(&service("b", "fd00::2", 5432)).unwrap();
     assert_eq!(a.destination, to("10.0.0.1", 3306));
-    assert_eq!(
-        (&*a.cluster, &*a.listener),
-        ("outbound|3306||a", "10.0.0.1_3306")
-    );
+    assert_eq!(&*a.listener, "10.0.0.1_3306");
+    assert_eq!(a.service, ServicePort::new("a", 3306));
+    let (a, b) = (a.plain.clone().unwrap(), b.plain.clone().unwrap());
+    assert_eq!(&*a.cluster, "outbound|3306||a");
     assert_eq!(a.form, b.form);
     let mut idle = service("c", "10.0.0.3", 3306);
     let proxy = TcpProxy {
@@ -191,42 +199,61 @@ fn what_differs_in_address_and_cluster_only_is_of_one_form() {
         ..proxy("outbound|3306||c")
     };
     idle.filter_chains = vec![chain("", &proxy)];
-    let Kind::Plain(idle) = kind(&idle) else {
-        panic!("not plain");
-    };
+    let idle = plain(&idle).unwrap();
     assert_ne!(idle.form, a.form);
     assert_ne!(idle.form.chain_name(), a.form.chain_name());
 }
 
+/// What is changed in a listener, and how.
+type Case<'a> = (&'static str, &'a dyn Fn(&mut Listener));
+
+fn changed(change: &dyn Fn(&mut Listener)) -> Listener {
+    let mut listener = service("a", "10.0.0.1", 3306);
+    change(&mut listener);
+    listener
+}
+
 #[test]
-fn anything_else_is_kept() {
-    let change = |change: &dyn Fn(&mut Listener)| {
-        let mut listener = service("a", "10.0.0.1", 3306);
-        change(&mut listener);
-        listener
-    };
-    let cases: [(&str, &dyn Fn(&mut Listener)); 12] = [
+fn what_is_not_for_one_services_address_is_kept() {
+    let cases: [Case<'_>; 9] = [
         ("bound", &|l| l.bind_to_port = None),
         ("bound by word", &|l| {
             l.bind_to_port = Some(BoolValue { value: true });
         }),
         ("inbound", &|l| l.traffic_direction = 1),
-        ("any address", &|l| l.address = at("0.0.0.0", 3306)),
         ("loopback", &|l| l.address = at("127.0.0.1", 3306)),
         ("a sidecar's port", &|l| l.address = at("10.0.0.1", 15_021)),
         ("a pipe", &|l| l.address = Some(Address::default())),
+        ("no service's cluster", &|l| {
+            l.filter_chains = vec![chain("", &proxy("PassthroughCluster"))];
+        }),
+        ("nothing but a filter of its own", &|l| {
+            l.filter_chains[0].filters = vec![Filter::default()];
+        }),
+        ("no chain", &|l| l.filter_chains.clear()),
+    ];
+    for (what, by) in cases {
+        assert_eq!(single(&changed(by)), None, "{what}");
+    }
+    let wild = changed(&|l| l.address = at("0.0.0.0", 3306));
+    assert!(matches!(kind(&wild), Kind::Wildcard(ports) if ports == [3306].into()));
+}
+
+#[test]
+fn what_is_not_plain_goes_inside() {
+    let cases: [Case<'_>; 5] = [
         ("two chains", &|l| {
             let one = l.filter_chains[0].clone();
             l.filter_chains.push(one);
+        }),
+        ("a default chain", &|l| {
+            l.default_filter_chain = l.filter_chains.pop();
         }),
         ("a match", &|l| {
             l.filter_chains[0].filter_chain_match = Some(FilterChainMatch {
                 server_names: vec!["a".into()],
                 ..Default::default()
             });
-        }),
-        ("no service's cluster", &|l| {
-            l.filter_chains = vec![chain("", &proxy("PassthroughCluster"))];
         }),
         ("a filter behind the proxy", &|l| {
             l.filter_chains[0].filters.push(Filter::default());
@@ -243,34 +270,58 @@ fn anything_else_is_kept() {
             l.filter_chains[0].filters.insert(0, filter);
         }),
     ];
-    assert!(is_plain(&service("a", "10.0.0.1", 3306)));
     for (what, by) in cases {
-        assert!(!is_plain(&change(by)), "{what}");
+        let listener = changed(by);
+        let single = single(&listener).unwrap();
+        assert!(single.inside && single.plain.is_none(), "{what}");
+        assert_eq!(single.service, ServicePort::new("a", 3306), "{what}");
+        let connections = with(&[listener, virtual_outbound()]);
+        assert_eq!(held(&connections, Way::Inside), ["10.0.0.1_3306"], "{what}");
+        let chain = chain_for(&outer(&connections), &to("10.0.0.1", 3306));
+        assert_eq!(chain, form::INSIDE);
     }
 }
 
 #[test]
-fn what_virtual_outbound_lacks_is_kept_and_what_it_has_too_is_held() {
+fn what_can_be_held_in_no_way_is_kept() {
+    let odd = changed(&|l| l.freebind = Some(BoolValue { value: true }));
+    let connections = with(&[odd, service("b", "10.0.0.2", 3306), virtual_outbound()]);
+    assert!(!connections.holds("10.0.0.1_3306"));
+    assert_eq!(held(&connections, Way::Inside), ["10.0.0.2_3306"]);
+}
+
+#[test]
+fn what_virtual_outbound_lacks_goes_inside_and_what_it_has_too_by_cluster() {
     let logged = |mut listener: Listener| {
         listener.access_log = vec![Default::default()];
         listener
     };
-    let ab = [
-        service("a", "10.0.0.1", 3306),
-        service("b", "10.0.0.2", 3306),
-    ];
-    let [a, b] = ab.clone();
-    let both = with(&[logged(a), logged(b), logged(virtual_outbound())]);
-    assert_eq!(held(&both).len(), 2);
-    let [a, b] = ab.clone();
-    assert!(held(&with(&[logged(a), logged(b), virtual_outbound()])).is_empty());
-    let [a, b] = ab;
-    assert!(held(&with(&[a, b, logged(virtual_outbound())])).is_empty());
+    let twins = || {
+        let ab = ["a", "b"].into_iter().zip(["10.0.0.1", "10.0.0.2"]);
+        ab.map(|(name, address)| service(name, address, 3306))
+    };
+    for (listener_logs, outer_logs, way) in [
+        (true, true, Way::Cluster),
+        (true, false, Way::Inside),
+        (false, true, Way::Inside),
+        (false, false, Way::Cluster),
+    ] {
+        let log = |yes: bool, listener| if yes { logged(listener) } else { listener };
+        let mut all: Vec<_> = twins().map(|l| log(listener_logs, l)).collect();
+        all.push(log(outer_logs, virtual_outbound()));
+        let connections = with(&all);
+        assert_eq!(
+            held(&connections, way).len(),
+            2,
+            "{listener_logs} {outer_logs}"
+        );
+        assert_eq!(connections.held().count(), 2);
+    }
 }
 
 #[test]
 fn another_virtual_outbound_gets_nothing() {
-    let cases: [(&str, &dyn Fn(&mut Listener)); 7] = [
+    let cases: [Case<'_>; 7] = [
         ("a listener filter", &|l| {
             l.listener_filters = vec![ListenerFilter::default()];
         }),
@@ -306,7 +357,7 @@ fn another_virtual_outbound_gets_nothing() {
             service("b", "10.0.0.2", 3306),
             outer,
         ]);
-        assert!(held(&connections).is_empty(), "{what}");
+        assert_eq!(connections.held().count(), 0, "{what}");
         assert_eq!(connections.outer(&config()).unwrap(), None, "{what}");
     }
 }
@@ -323,9 +374,10 @@ fn a_wildcard_listener_of_its_port_shadows_it() {
         ..Default::default()
     };
     let mut connections = with(&[a, b, virtual_outbound()]);
-    assert_eq!(held(&connections), ["outbound|3306||a", "outbound|5432||b"]);
+    let both = ["10.0.0.1_3306", "10.0.0.2_5432"];
+    assert_eq!(held(&connections, Way::Cluster), both);
     connections.put(&http.name, kind(&http));
-    assert_eq!(held(&connections), ["outbound|5432||b"]);
+    assert_eq!(held(&connections, Way::Cluster), [both[1]]);
     assert!(!connections.holds("10.0.0.1_3306") && connections.holds("10.0.0.2_5432"));
     assert_eq!(
         chain_for(&outer(&connections), &to("10.0.0.1", 3306)),
@@ -367,9 +419,10 @@ fn the_chain_is_the_listeners_own_and_picks_by_destination() {
     let plain = outer(&connections);
     let (istiods, ours) = plain.filter_chains.split_at(2);
     assert_eq!(istiods, virtual_outbound().filter_chains);
-    let [ours] = ours else {
+    let [ours, inside] = ours else {
         panic!("{} chains", ours.len());
     };
+    assert_eq!(inside.name, form::INSIDE);
     assert_eq!(ours.metadata, own.metadata);
     let names: Vec<_> = ours.filters.iter().map(|f| f.name.as_str()).collect();
     let expected = [
@@ -378,16 +431,116 @@ fn the_chain_is_the_listeners_own_and_picks_by_destination() {
         "envoy.filters.network.tcp_proxy",
     ];
     assert_eq!(names, expected);
-    let value = |at: usize| match &ours.filters[at].config_type {
+    let state = filter_state(ours);
+    let format = "lazytcp|%DOWNSTREAM_LOCAL_PORT%|%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%";
+    assert_eq!(
+        state,
+        [("envoy.tcp_proxy.cluster".into(), format.into(), 0)]
+    );
+    let proxy = TcpProxy::decode(&*value(ours, 2)).unwrap();
+    assert!(proxy.on_demand.is_some() && !proxy.stat_prefix.is_empty());
+    assert_eq!(proxy.idle_timeout, None);
+}
+
+/// The value of a filter's typed config.
+fn value(chain: &FilterChain, at: usize) -> Vec<u8> {
+    match &chain.filters[at].config_type {
         Some(filter::ConfigType::TypedConfig(any)) => any.value.clone(),
         other => panic!("{other:?}"),
+    }
+}
+
+/// Keys, formats, and how they are handed on, of a chain's first filter.
+fn filter_state(chain: &FilterChain) -> Vec<(String, String, i32)> {
+    let config = Config::decode(&*value(chain, 0)).unwrap();
+    let values = config.on_new_connection.iter().map(|value| {
+        let raw = value.encode_to_vec();
+        let format = wire::last(wire::last(&raw, 2).unwrap().unwrap(), 5)
+            .unwrap()
+            .unwrap();
+        (
+            wire::string(&raw, 1).unwrap().to_owned(),
+            wire::string(format, 3).unwrap().to_owned(),
+            value.shared_with_upstream,
+        )
+    });
+    values.collect()
+}
+
+#[test]
+fn the_chain_inside_hands_the_addresses_on_and_ends_nothing() {
+    let outer = outer(&with(&[virtual_outbound()]));
+    let inside = outer.filter_chains.last().unwrap();
+    assert_eq!(inside.name, form::INSIDE);
+    let here = "lazyin|%DOWNSTREAM_LOCAL_PORT%|%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%";
+    let original_dst = |what| format!("envoy.filters.listener.original_dst.{what}_ip");
+    let expected = [
+        ("envoy.tcp_proxy.cluster".to_owned(), here.to_owned(), 0),
+        (
+            original_dst("local"),
+            "%DOWNSTREAM_LOCAL_ADDRESS%".to_owned(),
+            1,
+        ),
+        (
+            original_dst("remote"),
+            "%DOWNSTREAM_REMOTE_ADDRESS%".to_owned(),
+            1,
+        ),
+    ];
+    assert_eq!(filter_state(inside), expected);
+    let proxy = TcpProxy::decode(&*value(inside, 1)).unwrap();
+    assert_eq!(proxy.idle_timeout, Some(ProtoDuration::default()));
+    assert!(proxy.on_demand.is_some());
+}
+
+#[test]
+fn a_copy_inside_is_the_listener_without_its_address() {
+    let mut own = changed(&|l| l.default_filter_chain = l.filter_chains.pop());
+    own.listener_filters = vec![ListenerFilter {
+        name: "http_inspector".into(),
+        ..Default::default()
+    }];
+    let mut raw = own.encode_to_vec();
+    wire::put_bytes(&mut raw, 54_321, b"from a newer istiod");
+    let any = Any {
+        type_url: crate::ads::LDS.into(),
+        value: raw,
     };
-    let state = format!("{:?}", Config::decode(&*value(0)).unwrap());
-    assert!(state.contains("\"envoy.tcp_proxy.cluster\""), "{state}");
-    let format = "\"lazytcp|%DOWNSTREAM_LOCAL_PORT%|%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%\"";
-    assert!(state.contains(format), "{state}");
-    let proxy = TcpProxy::decode(&*value(2)).unwrap();
-    assert!(proxy.on_demand.is_some() && !proxy.stat_prefix.is_empty());
+    let given = Resource {
+        name: own.name.clone(),
+        resource: Some(any),
+        ..Default::default()
+    };
+    let raw = inside::copy(&given.encode_to_vec(), "lazyin|1|10.0.0.1").unwrap();
+    assert_eq!(Resource::decode(&*raw).unwrap().name, "lazyin|1|10.0.0.1");
+    let raw = payload(&raw).unwrap();
+    assert!(wire::last(raw, 54_321).unwrap().is_some());
+    let mut copy = Listener::decode(raw).unwrap();
+    let first = copy.listener_filters.remove(0);
+    assert_eq!(first.name, "envoy.filters.listener.original_dst");
+    assert!(matches!(
+        copy.listener_specifier.take(),
+        Some(ListenerSpecifier::InternalListener(_))
+    ));
+    own.name = "lazyin|1|10.0.0.1".into();
+    (own.address, own.bind_to_port) = (None, None);
+    assert_eq!(copy, own);
+    assert!(inside::copy(&[0xff], "x").is_err());
+}
+
+#[test]
+fn the_cluster_leads_to_the_copy_of_its_name() {
+    let raw = inside::cluster("lazyin|1|10.0.0.1");
+    assert_eq!(Resource::decode(&*raw).unwrap().name, "lazyin|1|10.0.0.1");
+    assert_eq!(crate::cluster::eds_name(&raw).unwrap(), None);
+    let cluster = Cluster::decode(payload(&raw).unwrap()).unwrap();
+    assert_eq!(cluster.name, "lazyin|1|10.0.0.1");
+    let endpoints = cluster.load_assignment.unwrap().endpoints;
+    let text = format!("{endpoints:?}");
+    assert!(
+        text.contains("ServerListenerName(\"lazyin|1|10.0.0.1\")"),
+        "{text}"
+    );
 }
 
 /// A connection ends when its chain changes: whatever comes and goes, the bytes stay.
@@ -398,11 +551,12 @@ fn a_chain_stays_as_it_is_while_there_is_one_of_its_form() {
     (b.address, b.name) = (at("10.0.0.2", 3306), "b".into());
     (c.address, c.name) = (at("10.0.0.3", 3307), "c".into());
     let mut connections = with(&[a.clone(), virtual_outbound()]);
-    assert_eq!(connections.outer(&config()).unwrap(), None, "one alone");
+    assert_eq!(held(&connections, Way::Inside), [&*a.name], "one alone");
     connections.put("b", kind(&b));
-    assert!(held(&connections).is_empty(), "not yet settled");
+    assert_eq!(held(&connections, Way::Cluster).len(), 0, "not yet settled");
     connections.settle();
-    let chain = outer(&connections).filter_chains.pop().unwrap();
+    assert_eq!(held(&connections, Way::Cluster).len(), 2);
+    let chains = outer(&connections).filter_chains.split_off(2);
     for step in 0..4 {
         match step {
             0 => connections.put("c", kind(&c)),
@@ -412,12 +566,11 @@ fn a_chain_stays_as_it_is_while_there_is_one_of_its_form() {
         }
         connections.settle();
         let now = outer(&connections);
-        assert_eq!(now.filter_chains.last(), Some(&chain), "step {step}");
-        assert_eq!(now.filter_chains.len(), 3);
+        assert_eq!(now.filter_chains[2..], chains, "step {step}");
     }
     connections.remove(&a.name);
     connections.settle();
-    assert_eq!(connections.outer(&config()).unwrap(), None);
+    assert_eq!(outer(&connections).filter_chains[2..], chains[1..]);
 }
 
 #[test]
@@ -461,8 +614,9 @@ fn there_are_only_so_many_chains() {
         }
     }
     let connections = with(&listeners);
-    assert_eq!(outer(&connections).filter_chains.len(), 2 + MOST_CHAINS);
-    assert_eq!(held(&connections).len(), 2 * MOST_CHAINS);
+    assert_eq!(outer(&connections).filter_chains.len(), 3 + MOST_CHAINS);
+    assert_eq!(held(&connections, Way::Cluster).len(), 2 * MOST_CHAINS);
+    assert_eq!(held(&connections, Way::Inside).len(), 6);
 }
 
 /// A mesh with services of every kind, as istiod sends it.
@@ -476,40 +630,58 @@ fn of_what_istiod_sends() {
     }
     connections.settle();
     assert_eq!(connections.rest(), Some("PassthroughCluster"));
-    // Held are TCP services on ports of their own. Not: those on 3306 and 80, where HTTP services make
-    // a wildcard listener; `auto` ports; mongo, whose filter names the service; istiod's own ports.
-    let held: BTreeSet<_> = connections.held().map(|p| &*p.cluster).collect();
-    let expected = [
-        "outbound|443||kubernetes.default.svc.cluster.local",
-        "outbound|5001||many.all-1.svc.cluster.local",
-        "outbound|5002||many.all-1.svc.cluster.local",
-        "outbound|6379||redis.all-1.svc.cluster.local",
-        "outbound|8443||tls.all-1.svc.cluster.local",
-        "outbound|9000||server.all-1.svc.cluster.local",
-        "outbound|9001||server.all-1.svc.cluster.local",
-        "outbound|9005||hl.all-1.svc.cluster.local",
+    // Kept: those on 3306, 80 and 443, where HTTP services, or ServiceEntries with TLS, make a wildcard
+    // listener; istiod's own ports.
+    let by = |connections: &Connections, way| {
+        let held = connections.held().filter(|(_, w)| *w == way);
+        let services = held.map(|(single, _)| single.service.to_string());
+        let short = services.map(|s| s.replace(".svc.cluster.local", ""));
+        short.collect::<BTreeSet<_>>()
+    };
+    let clusters = [
+        "hl.all-1:9005",
+        "many.all-1:5001",
+        "many.all-1:5002",
+        "redis.all-1:6379",
+        "server.all-1:9000",
+        "server.all-1:9001",
+        "tls.all-1:8443",
     ];
-    // 443 has a wildcard listener too, of ServiceEntries with TLS.
-    assert_eq!(held, expected.into_iter().skip(1).collect());
+    let all = |list: &[&str]| {
+        list.iter()
+            .map(ToString::to_string)
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(by(&connections, Way::Cluster), all(&clusters));
+    let inside = [
+        "auto-1.all-1:4000",
+        "auto-1.all-1:8085",
+        "auto-2.all-1:4000",
+        "auto-2.all-1:8085",
+        "hl.all-1:8086",
+        "mongo.all-1:27017",
+        "subset.all-1:8085",
+    ];
+    assert_eq!(by(&connections, Way::Inside), all(&inside));
     connections.remove("0.0.0.0_3306");
     connections.remove("0.0.0.0_443");
-    let many = held_names(&connections);
-    assert!(many.contains("outbound|3306||db-1.all-1.svc.cluster.local"));
-    assert!(many.contains("outbound|3306||v6.example.com"));
-    assert!(many.contains("outbound|3306||static.example.com"));
-    assert!(many.contains(expected[0]));
+    let clusters = by(&connections, Way::Cluster);
+    for there in [
+        "db-1.all-1:3306",
+        "v6.example.com:3306",
+        "kubernetes.default:443",
+    ] {
+        assert!(clusters.contains(there), "no {there} in {clusters:?}");
+    }
+    let inside = by(&connections, Way::Inside);
     assert!(
-        !many.iter().any(|c| c.contains("ruled")),
-        "one alone with its idle timeout"
+        inside.contains("ruled.all-1:3306"),
+        "one alone with its idle timeout: {inside:?}"
     );
     let outer = outer(&connections);
     let chain = chain_for(&outer, &to("2001:db8::1", 3306));
     assert!(chain.starts_with("lazymesh-tcp-"), "{chain}");
-    assert_eq!(outer.filter_chains.len(), 3);
-}
-
-fn held_names(connections: &Connections) -> BTreeSet<&str> {
-    connections.held().map(|p| &*p.cluster).collect()
+    assert_eq!(outer.filter_chains.len(), 4);
 }
 
 /// Few ports and addresses, so that they meet.
@@ -539,15 +711,19 @@ proptest! {
         }
         let connections = with(&listeners);
         let outer = outer(&connections);
+        let ours_are = if connections.held().any(|(_, way)| way == Way::Cluster) { "lazymesh-tcp-" } else { form::INSIDE };
         for port in 3299..3306 {
             for last in 0..=255 {
                 for six in [false, true] {
                     let destination = to(&address(last, six), port);
                     let chain = chain_for(&outer, &destination);
                     let ours = all.contains(&(port, last, six)) && port != shadowed;
-                    prop_assert_eq!(chain.starts_with("lazymesh-tcp-"), ours);
+                    prop_assert_eq!(chain.starts_with(ours_are), ours);
                     prop_assert!(ours || chain == "virtualOutbound-catchall-tcp");
-                    prop_assert_eq!(connections.find(&destination).is_some(), all.contains(&(port, last, six)));
+                    for way in [Way::Cluster, Way::Inside] {
+                        let found = connections.find(&Asked { way, destination });
+                        prop_assert_eq!(found.is_some(), all.contains(&(port, last, six)));
+                    }
                 }
             }
         }
@@ -557,16 +733,20 @@ proptest! {
     #[test]
     fn a_name_comes_back(v4: [u8; 4], v6: [u8; 16], port in 1_u16..) {
         for address in [IpAddr::from(v4), IpAddr::from(v6)] {
-            let destination = Destination::new(address, port);
-            prop_assert_eq!(Destination::parse(&destination.name()), Some(destination));
+            for way in [Way::Cluster, Way::Inside] {
+                let asked = Asked { way, destination: Destination::new(address, port) };
+                prop_assert_eq!(Asked::parse(&asked.name()), Some(asked));
+            }
         }
     }
 
     #[test]
     fn any_name_is_taken_apart_or_not(name in ".*", tail in "[0-9a-f:.|]*") {
-        let _ = Destination::parse(&name);
-        if let Some(destination) = Destination::parse(&format!("lazytcp|{tail}")) {
-            prop_assert_eq!(Destination::parse(&destination.name()), Some(destination));
+        let _ = Asked::parse(&name);
+        for prefix in ["lazytcp|", "lazyin|"] {
+            if let Some(asked) = Asked::parse(&format!("{prefix}{tail}")) {
+                prop_assert_eq!(Asked::parse(&asked.name()), Some(asked));
+            }
         }
     }
 
@@ -586,5 +766,6 @@ proptest! {
             connections.settle();
             let _ = connections.outer(&config());
         }
+        let _ = inside::copy(&raw, "x");
     }
 }
