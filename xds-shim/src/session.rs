@@ -7,6 +7,7 @@
 //! traps 2 and 6).
 
 mod clusters;
+mod connections;
 mod ledger;
 mod listeners;
 mod named;
@@ -21,6 +22,7 @@ use crate::references::{self, Found};
 use crate::store::{Store, Version};
 use crate::wire;
 use bytes::Bytes;
+use connections::Listeners;
 use dependency_graph::{Dependency, Port, Protocol, host};
 use ledger::{Ledger, Settled};
 use memchr::memmem;
@@ -36,12 +38,17 @@ pub const MOST_NAME_BYTES: usize = 1024;
 /// How many responses of one type a proxy may leave unacknowledged.
 pub const MOST_OPEN_RESPONSES: usize = 10_000;
 
-/// What Envoy's words about a refused listener have in them if our edit is at fault: `envoy.filters.http.on_demand`, the
-/// field of the TCP proxy, or the extension that writes our header.
-const EDITS: [&str; 2] = ["on_demand", "early_header_mutation"];
+/// What Envoy's words about a refused listener have in them if our edit may be at fault: `envoy.filters.http.on_demand`,
+/// the field of the TCP proxy, the extension that writes our header, or a listener that stands for others.
+const EDITS: [&str; 4] = [
+    "on_demand",
+    "early_header_mutation",
+    "virtualOutbound",
+    "lazyin|",
+];
 
 /// Why a stream cannot go on.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A message that is not one.
     #[error("a message of {from} is not valid: {error}")]
@@ -52,7 +59,7 @@ pub enum Error {
         error: wire::Error,
     },
     /// The proxy's Envoy was built or started without what a held call needs.
-    #[error("the proxy refused a listener that was made to ask on demand: {0}")]
+    #[error("the proxy refused what was made to ask on demand: {0}")]
     CannotAsk(String),
     /// The proxy takes responses and never answers them.
     #[error("the proxy left more than {MOST_OPEN_RESPONSES} responses unacknowledged")]
@@ -144,6 +151,7 @@ pub struct Session {
     lazy_routes: BTreeSet<String>,
     plain_routes: BTreeSet<String>,
     stand_ins: StandIns,
+    singles: Listeners,
     /// Services a request was answered for, whose clusters and virtual hosts the proxy may lack.
     services_due: BTreeSet<ServicePort>,
     /// Services were admitted whose virtual hosts the proxy may lack.
@@ -189,6 +197,7 @@ impl Session {
             lazy_routes: BTreeSet::new(),
             plain_routes: BTreeSet::new(),
             stand_ins: StandIns::default(),
+            singles: Listeners::default(),
             services_due: BTreeSet::new(),
             routes_due: false,
             awaited: HashSet::new(),
@@ -372,7 +381,10 @@ impl Session {
                 let why = ads::status_message(detail);
                 // Any other refusal is what plain Istio would have met as well.
                 let ours = |edit: &str| memmem::find(detail, edit.as_bytes()).is_some();
-                if type_url == ads::LDS && EDITS.iter().any(|e| ours(e)) {
+                let listener = type_url == ads::LDS && EDITS.iter().any(|e| ours(e));
+                // Without them the names that are held would lead nowhere.
+                let routes = type_url == ads::RDS && self.holds_any_virtual_host();
+                if listener || routes {
                     self.cannot_ask = Some(why.clone());
                 }
                 self.out.push(Output::Nack(type_url, why));

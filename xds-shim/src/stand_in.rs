@@ -3,7 +3,8 @@
 //!
 //! The names: `lazy|ROUTES|AUTHORITY` is what an HTTP request asks for that no virtual host of the
 //! proxy's takes, AUTHORITY being whatever its client wrote. A service has many names, and what is
-//! asked for is answered with a copy of its cluster under the name that was asked for.
+//! asked for is answered with a copy of its cluster under the name that was asked for. What a connection
+//! asks for is in [`tcp`].
 
 pub mod domains;
 pub mod routes;
@@ -30,11 +31,16 @@ pub enum Name<'a> {
         /// Its `:authority`, as its client wrote it.
         authority: &'a str,
     },
+    /// A connection whose listener is held.
+    Connection(tcp::Asked),
 }
 
 impl<'a> Name<'a> {
     /// Takes a name apart; `None` for names that are not ours.
     pub fn parse(name: &'a str) -> Option<Self> {
+        if let Some(asked) = tcp::Asked::parse(name) {
+            return Some(Self::Connection(asked));
+        }
         // Names of route configurations are istiod's: `80`, `http_proxy`, `host:port`, never with a bar.
         let (routes, authority) = name.strip_prefix(REQUEST)?.split_once('|')?;
         (!routes.is_empty()).then_some(Self::Request { routes, authority })
@@ -152,10 +158,12 @@ mod tests {
     #[test]
     fn names_are_told_from_others() {
         let name = Name::parse("lazy|80|a.b:80").unwrap();
-        let Name::Request { routes, authority } = name;
-        assert_eq!((routes, authority), ("80", "a.b:80"));
-        let Name::Request { authority, .. } = Name::parse("lazy|80|a|b").unwrap();
-        assert_eq!(authority, "a|b", "an authority may hold anything");
+        let request = |routes, authority| Name::Request { routes, authority };
+        assert_eq!(name, request("80", "a.b:80"));
+        // An authority may hold anything.
+        assert_eq!(Name::parse("lazy|80|a|b"), Some(request("80", "a|b")));
+        let connection = Name::parse("lazytcp|80|10.0.0.1");
+        assert!(matches!(connection, Some(Name::Connection(_))));
         assert!(Name::parse("lazy|80|").is_some());
         for other in [
             "lazy",

@@ -68,6 +68,7 @@ impl Session {
             give.extend(self.other_subsets(names));
             self.running |= now;
             self.give_clusters(give, &[], None);
+            self.give_listeners();
             let services = names.iter().filter_map(|n| OutboundName::parse(n));
             self.give_virtual_hosts(&services.map(|n| n.service_port()).collect());
         }
@@ -318,7 +319,7 @@ impl Session {
     /// How a proxy speaks to a cluster: TCP if a TCP proxy picks it, unless its port is sniffed: then
     /// istiod makes a route configuration of its own for it, named after host and port
     /// (pilot/pkg/networking/core/listener.go).
-    fn protocol_of(&self, name: &str, service: &ServicePort) -> Protocol {
+    pub(super) fn protocol_of(&self, name: &str, service: &ServicePort) -> Protocol {
         let sniffed = || self.routes.watched.contains(service.to_string().as_str());
         if self.tcp_clusters.contains(name) && !sniffed() {
             Protocol::Tcp

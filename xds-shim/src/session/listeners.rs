@@ -4,7 +4,6 @@ use super::Session;
 use crate::ads::{DeltaRequest, DeltaResponse, Resource};
 use crate::listener::{self, Lazy};
 use crate::references::{self, Found};
-use std::sync::Arc;
 
 impl Session {
     /// A listener request of the proxy's: its first, or an acknowledgement.
@@ -20,56 +19,58 @@ impl Session {
     /// A push of listeners. What they refer to is given before them.
     pub(super) fn listeners_came(&mut self, response: &DeltaResponse) {
         let first = self.listeners.heard(&response.nonce, &response.origin);
-        let mut give = Vec::new();
         for resource in &response.resources {
-            let lazy = self.make_lazy(resource);
-            self.keep_referenced(&lazy.found);
-            self.tcp_clusters.extend(lazy.tcp_clusters);
-            self.lazy_routes.extend(lazy.lazy_routes);
-            for name in lazy.plain_routes {
-                self.used_where_nothing_asks(name);
-            }
-            for name in lazy.whole_routes {
-                self.authority_untold(&name);
-            }
-            let raw = lazy.resource.as_deref().unwrap_or(&resource.raw);
-            let stored = self.store.keep(&resource.name, raw);
-            self.listeners.put(Arc::clone(&stored));
-            if !self.listeners.holds(&stored.name, stored.version) {
-                give.push(stored);
-            }
+            self.take_listener(resource);
         }
-        let mut removed: Vec<Box<str>> = Vec::new();
         for name in &response.removed {
             self.listeners.remove(name.as_str());
-            if self.listeners.proxy.contains_key(name.as_str()) {
-                removed.push(name.as_str().into());
-            }
+            self.singles.remove(name);
         }
-        if first {
-            let gone = |n: &str| self.listeners.get(n).is_none();
-            let vanished: Vec<_> = self
-                .listeners
-                .proxy
-                .keys()
-                .filter(|n| gone(n))
-                .cloned()
-                .collect();
-            removed.extend(
-                vanished
-                    .into_iter()
-                    .filter(|n| !response.removed.iter().any(|r| **r == **n)),
-            );
-        }
+        self.singles.settle(&self.config);
+        // Names that were asked for have a place of their own in the first listeners that are given.
+        let placed = self.place_connections();
+        self.give_clusters_of(&placed);
+        let give = self.lacking_listeners();
+        let removed = self.gone_listeners(&response.removed, first);
         if first || !give.is_empty() || !removed.is_empty() {
-            let nonce = self.nonce();
-            let upstream = Some(response.nonce.clone());
-            let resources = give.iter().map(|s| (&**s, s.version));
-            let response = self.listeners.respond(nonce, upstream, resources, &removed);
-            self.give_behind_referenced(response);
+            self.send_listeners(&give, &removed, Some(response.nonce.clone()));
         } else {
             self.acknowledge(&response.type_url, &response.nonce);
         }
+        self.give_virtual_hosts(&placed);
+        self.answer_requests();
+    }
+
+    fn take_listener(&mut self, resource: &Resource) {
+        let lazy = self.make_lazy(resource);
+        self.keep_referenced(&lazy.found);
+        self.tcp_clusters.extend(lazy.tcp_clusters);
+        let routes = lazy
+            .lazy_routes
+            .union(&lazy.plain_routes)
+            .cloned()
+            .collect();
+        self.singles.put(&resource.name, &resource.raw, routes);
+        self.lazy_routes.extend(lazy.lazy_routes);
+        for name in lazy.plain_routes {
+            self.used_where_nothing_asks(name);
+        }
+        for name in lazy.whole_routes {
+            self.authority_untold(&name);
+        }
+        let raw = lazy.resource.as_deref().unwrap_or(&resource.raw);
+        let stored = self.store.keep(&resource.name, raw);
+        self.listeners.put(stored);
+    }
+
+    /// Listeners the proxy has which istiod does not have any longer. The first answer is everything.
+    fn gone_listeners(&self, removed: &[String], first: bool) -> Vec<Box<str>> {
+        let names = self.listeners.proxy.keys();
+        let gone = names.filter(|name| {
+            let vanished = first && self.listeners.get(name).is_none() && !Self::is_copy(name);
+            vanished || removed.iter().any(|r| **r == ***name)
+        });
+        gone.cloned().collect()
     }
 
     /// Routes that came while only listeners that ask used them keep all their clusters from now on.

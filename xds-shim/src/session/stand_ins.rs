@@ -107,14 +107,19 @@ impl Session {
         let open: Vec<_> = open.map(|(name, _)| name.clone()).collect();
         let mut copies = Vec::new();
         for name in &open {
-            if let Some(copy) = self.copy_for(name) {
-                copies.push(copy);
-            }
+            copies.extend(match Name::parse(name) {
+                Some(Name::Request { routes, authority }) => {
+                    self.answer_request(name, routes, authority)
+                }
+                Some(Name::Connection(asked)) => self.answer_connection(name, &asked),
+                None => None,
+            });
         }
         if copies.is_empty() {
             return;
         }
-        let placed = self.place_requests(|name, _| open.iter().any(|n| **n == *name));
+        let mut placed = self.place_requests(|name, _| open.iter().any(|n| **n == *name));
+        placed.services.extend(self.place_connections());
         for copy in &copies {
             if let Some(request) = self.stand_ins.asked.get_mut(&copy.name) {
                 request.answered = true;
@@ -138,8 +143,36 @@ impl Session {
         if !self.services_due.iter().any(waits) {
             let services = std::mem::take(&mut self.services_due);
             self.give_clusters_of(&services);
+            self.give_listeners();
             self.give_virtual_hosts(&services);
         }
+    }
+
+    /// Admits what connections that asked are for.
+    pub(super) fn place_connections(&mut self) -> BTreeSet<ServicePort> {
+        let mut services = BTreeSet::new();
+        let mut asked = std::mem::take(&mut self.stand_ins.asked);
+        for (name, request) in &mut asked {
+            let Some(Name::Connection(connection)) = Name::parse(name) else {
+                continue;
+            };
+            let Some((service, cluster)) = self.service_of_connection(&connection) else {
+                continue;
+            };
+            if self.admitted.insert(service.clone()) {
+                let protocol = self.protocol_of(&cluster, &service);
+                let ask = Ask {
+                    service: service.clone(),
+                    protocol,
+                    now: request.now,
+                };
+                self.out.push(Output::Asked(ask));
+                services.insert(service);
+            }
+            request.now = true;
+        }
+        self.stand_ins.asked = asked;
+        services
     }
 
     /// Gives names that were asked for a place of their own, as the routes are now: admits the services
@@ -186,21 +219,20 @@ impl Session {
         placed
     }
 
-    /// What a name of ours is answered with; `None` while its routes are not known.
-    fn copy_for(&self, name: &str) -> Option<Arc<Stored>> {
-        let Name::Request { routes, authority } = Name::parse(name)?;
+    /// What a request is answered with; `None` while its routes are not known.
+    fn answer_request(&self, name: &str, routes: &str, authority: &str) -> Option<Arc<Stored>> {
         let stored = self.routes.get(routes)?;
-        let copy = match stored.routes()?.meaning(authority) {
-            Meaning::Service(cluster) => self
+        let copy = match stored.routes().map(|r| r.meaning(authority)) {
+            Some(Meaning::Service(cluster)) => self
                 .clusters
                 .get(cluster)
                 .map(|s| stand_in::copy_cluster(&s.raw, name)),
-            Meaning::Nobody(cluster) => self
+            Some(Meaning::Nobody(cluster)) => self
                 .clusters
                 .get(cluster)
                 .map(|s| stand_in::copy_for_nobody(&s.raw, name)),
             // A virtual host that the proxy has: the request was faster than the routes.
-            Meaning::Other => None,
+            _ => None,
         };
         Some(match copy {
             Some(Ok(raw)) => self.store.keep(name, &raw),
@@ -246,6 +278,7 @@ impl Session {
     /// Sends the virtual hosts of whatever was admitted, behind its clusters.
     pub(super) fn give_routes_due(&mut self) {
         if std::mem::take(&mut self.routes_due) {
+            self.give_listeners();
             self.give_routes(|_, _| true);
         }
     }
@@ -280,6 +313,16 @@ impl Session {
             None => routes::without_header(&stored.raw),
         };
         raw.map_or_else(|_| Arc::clone(stored), |raw| self.store.keep(name, &raw))
+    }
+
+    /// Whether some of the proxy's routes are not all there.
+    pub(super) fn holds_any_virtual_host(&self) -> bool {
+        let held = |s: &Stored| s.routes().is_some_and(|r| r.count().1 > 0);
+        let mut lazy = self
+            .routes
+            .all()
+            .filter(|s| self.lazy_routes.contains(&*s.name));
+        lazy.any(|s| self.holds_virtual_hosts(&s.name) && held(s))
     }
 
     fn holds_virtual_hosts(&self, routes: &str) -> bool {
@@ -329,8 +372,10 @@ impl Session {
     /// Whether the proxy may have a route that leads to this name. Unless it is known to have the routes
     /// in which the name has a place of its own, it may.
     fn is_led_to(&self, name: &str) -> bool {
-        let Some(Name::Request { routes, authority }) = Name::parse(name) else {
-            return true;
+        let (routes, authority) = match Name::parse(name) {
+            Some(Name::Request { routes, authority }) => (routes, authority),
+            Some(Name::Connection(asked)) => return self.is_connected_to(&asked),
+            None => return true,
         };
         let Some(stored) = self.routes.get(routes) else {
             // Routes that are gone lead nowhere.

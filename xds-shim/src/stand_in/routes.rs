@@ -55,7 +55,18 @@ struct VirtualHost {
 #[derive(Debug)]
 struct Plain {
     cluster: Box<str>,
-    template: usize,
+    /// What it has in common with others; `None` if those are too few to hold it.
+    template: Option<usize>,
+}
+
+impl VirtualHost {
+    fn can_be_held(&self) -> bool {
+        self.template().is_some()
+    }
+
+    fn template(&self) -> Option<usize> {
+        self.plain.as_ref().and_then(|plain| plain.template)
+    }
 }
 
 /// What a request's authority means in a route configuration.
@@ -70,7 +81,8 @@ pub enum Meaning<'a> {
 }
 
 impl Routes {
-    /// Takes a route configuration apart, in its encoded `Resource`. `None`: nothing in it can be held.
+    /// Takes a route configuration apart, in its encoded `Resource`. `None`: it has its own ways to find a
+    /// virtual host.
     ///
     /// # Errors
     /// When the bytes are not such a message.
@@ -82,9 +94,6 @@ impl Routes {
         }
         let mut routes = Self::read(config)?;
         routes.hold_only_groups();
-        if routes.templates.is_empty() {
-            return Ok(None);
-        }
         routes.choose_wildcards();
         Ok(Some(routes))
     }
@@ -141,7 +150,7 @@ impl Routes {
                 self.by_cluster.insert(form.cluster.clone(), index);
                 plain = Some(Plain {
                     cluster: form.cluster,
-                    template,
+                    template: Some(template),
                 });
             }
         }
@@ -162,11 +171,10 @@ impl Routes {
         }
         self.templates = templates;
         for (index, host) in self.hosts.iter_mut().enumerate() {
-            host.plain = host.plain.take().and_then(|plain| {
-                let template = renumbered[plain.template]?;
-                Some(Plain { template, ..plain })
-            });
-            if host.plain.is_none() {
+            if let Some(plain) = &mut host.plain {
+                plain.template = plain.template.and_then(|template| renumbered[template]);
+            }
+            if !host.can_be_held() {
                 for domain in &host.domains {
                     self.kept
                         .insert(domain, u32::try_from(index).unwrap_or(u32::MAX));
@@ -175,7 +183,7 @@ impl Routes {
         }
         let hosts = &self.hosts;
         self.by_cluster
-            .retain(|_, index| hosts[*index as usize].plain.is_some());
+            .retain(|_, index| hosts[*index as usize].can_be_held());
     }
 
     /// Wildcards, if what they take too much can be given back exactly: to a virtual host that does
@@ -185,10 +193,7 @@ impl Routes {
             return;
         }
         let widest = self.widest();
-        let members = self
-            .hosts
-            .iter()
-            .filter(|h| h.plain.as_ref().is_some_and(|p| p.template == widest));
+        let members = self.hosts.iter().filter(|h| h.template() == Some(widest));
         let covers = covers(members);
         let patterns = covers
             .iter()

@@ -308,6 +308,12 @@ impl Connections {
         single.is_some_and(|single| self.way(single).is_some())
     }
 
+    /// A listener that can be held, by its name.
+    pub fn single(&self, listener: &str) -> Option<&Single> {
+        let single = self.singles.get(self.destinations.get(listener)?);
+        single.map(|single| &**single)
+    }
+
     /// All listeners that can be held, in order of their destinations, and how connections go on.
     pub fn held(&self) -> impl Iterator<Item = (&Single, Way)> {
         let singles = self.singles.values();

@@ -214,19 +214,14 @@ fn a_copy_goes_when_nothing_leads_to_it_for_a_while() {
 }
 
 #[test]
-fn a_copy_stays_while_the_proxy_may_lack_the_routes() {
+fn routes_that_are_refused_end_the_stream() {
     let (mut stream, _) = open(&[]);
     let asked = stream.asks(ads::CDS, &[LAZY_A]);
     let seen = stream.takes(&asked);
-    let routes = seen
-        .to_proxy
-        .iter()
-        .find(|r| r.type_url == ads::RDS)
-        .unwrap();
-    stream.refuses(routes);
-    let start = Instant::now();
-    stream.session.tidy(start);
-    assert!(stream.session.tidy(start + 2 * LINGER).is_empty());
+    let routes = seen.to_proxy.iter().find(|r| r.type_url == ads::RDS);
+    let refusal = refusal(routes.unwrap(), "duplicate domain").encode_to_vec();
+    let error = stream.session.on_request(&refusal.into()).unwrap_err();
+    assert_eq!(error, Error::CannotAsk("duplicate domain".into()));
 }
 
 #[test]

@@ -83,9 +83,8 @@ impl Routes {
     }
 
     fn is_held(&self, host: &VirtualHost, view: View<'_>) -> bool {
-        host.plain
-            .as_ref()
-            .is_some_and(|plain| !(view.gives)(&plain.cluster))
+        let given = |plain: &super::Plain| plain.template.is_none() || (view.gives)(&plain.cluster);
+        host.plain.as_ref().is_some_and(|plain| !given(plain))
     }
 
     /// The virtual host for the rest, with the names that wildcards would take from it.
@@ -95,7 +94,7 @@ impl Routes {
             // With a registry that changed meanwhile a name may be somebody's.
             is_plain(host) && self.domains.find(host) == self.rest && !self.domains.contains(host)
         };
-        if !view.exact {
+        if !view.exact && !self.wildcards.is_empty() {
             for host in view.nobody.iter().map(|h| &**h).filter(wanted) {
                 wire::put_bytes(&mut out, 2, host.as_bytes());
             }
@@ -109,7 +108,7 @@ impl Routes {
         let mut out = Vec::new();
         for (at, template) in self.templates.iter().enumerate() {
             let held = self.hosts.iter().filter(|host| {
-                let of_template = host.plain.as_ref().is_some_and(|p| p.template == at);
+                let of_template = host.template() == Some(at);
                 of_template && self.is_held(host, view)
             });
             let mut domains = BTreeSet::new();

@@ -1,0 +1,243 @@
+//! What stands for listeners that are held, and what is done about connections that came by it.
+//!
+//! As with requests ([`super::stand_ins`]), a name of ours is answered for the connections that wait, and
+//! then the service's own listener is given, so that no other comes that way. What is answered:
+//! [`crate::stand_in::tcp`].
+
+use super::Session;
+use crate::cluster::ServicePort;
+use crate::listener::{self, OnDemandConfig};
+use crate::stand_in::tcp::{Asked, Destination, Kind, Way, inside};
+use crate::stand_in::{self, Name};
+use crate::store::Stored;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Which listeners are given before which, in one response: one for an address before a wildcard of its
+/// port, and what takes the rest last. Otherwise a connection would for a moment go elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Single,
+    Other,
+    Wildcard,
+    Outer,
+}
+
+/// What is known of listeners beside what they are sent as.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    pub(super) connections: crate::stand_in::tcp::Connections,
+    ranks: HashMap<Box<str>, Rank>,
+    /// Route configurations of listeners that may be copied.
+    routes: HashMap<Box<str>, BTreeSet<String>>,
+    /// Where connections went that asked for a name of ours: Envoy does not ask again.
+    asked: BTreeSet<Destination>,
+}
+
+impl Listeners {
+    /// A listener came, as istiod sent it, and with it the route configurations it names.
+    pub(super) fn put(&mut self, name: &str, raw: &[u8], routes: BTreeSet<String>) {
+        let kind = Kind::of(name, raw).unwrap_or_else(|error| {
+            tracing::warn!(listener = name, %error, "listener not understood, not held");
+            Kind::Other
+        });
+        let rank = match &kind {
+            Kind::Single(_) => Rank::Single,
+            Kind::Outer(_) => Rank::Outer,
+            Kind::Wildcard(_) => Rank::Wildcard,
+            Kind::Other => Rank::Other,
+        };
+        self.ranks.insert(name.into(), rank);
+        if rank == Rank::Single {
+            self.routes.insert(name.into(), routes);
+        }
+        self.connections.put(name, kind);
+    }
+
+    /// A listener went.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.connections.remove(name);
+        self.ranks.remove(name);
+        self.routes.remove(name);
+    }
+
+    /// All listeners of a push came.
+    pub(super) fn settle(&mut self, config: &OnDemandConfig) {
+        self.connections.settle();
+        let broken = self.connections.outer(config).is_err();
+        let outer = self.ranks.iter().find(|(_, rank)| **rank == Rank::Outer);
+        if let Some((name, _)) = outer.filter(|_| broken) {
+            // What cannot be put together stands for nothing.
+            self.connections.remove(&name.clone());
+        }
+    }
+
+    fn rank(&self, name: &str) -> Rank {
+        self.ranks.get(name).copied().unwrap_or(Rank::Other)
+    }
+}
+
+impl Session {
+    /// The listeners the proxy is to have and has not, in order.
+    pub(super) fn lacking_listeners(&self) -> Vec<Arc<Stored>> {
+        let wanted = self.listeners.all().filter(|s| self.gives_listener(s));
+        let views = wanted.map(|stored| self.view_of_listener(stored));
+        let mut lacking: Vec<_> = views
+            .filter(|view| !self.listeners.holds(&view.name, view.version))
+            .collect();
+        lacking.sort_by_key(|s| (self.singles.rank(&s.name), s.name.clone()));
+        lacking
+    }
+
+    fn gives_listener(&self, stored: &Stored) -> bool {
+        let name = &*stored.name;
+        // One that it has is never taken away for being held: connections would end.
+        self.whole.is_some()
+            || !self.singles.connections.holds(name)
+            || self.listeners.proxy.contains_key(name)
+            || self.singles.connections.single(name).is_none_or(|single| {
+                self.admits(&single.service) || self.singles.asked.contains(&single.destination)
+            })
+    }
+
+    fn admits(&self, service: &ServicePort) -> bool {
+        self.gives(&format!("outbound|{}||{}", service.port, service.host))
+    }
+
+    /// What the proxy gets of a listener.
+    fn view_of_listener(&self, stored: &Arc<Stored>) -> Arc<Stored> {
+        if self.whole.is_some() || self.singles.rank(&stored.name) != Rank::Outer {
+            return Arc::clone(stored);
+        }
+        match self.singles.connections.outer(&self.config) {
+            Ok(Some((name, raw))) if name == &*stored.name => {
+                // Chains of istiod's own may ask as well.
+                let lazy = listener::make_lazy(&raw, &self.config).unwrap_or_default();
+                self.store
+                    .keep(name, lazy.resource.as_deref().unwrap_or(&raw))
+            }
+            _ => Arc::clone(stored),
+        }
+    }
+
+    /// Sends the listeners that were held until now.
+    pub(super) fn give_listeners(&mut self) {
+        if self.listeners.answered {
+            let give = self.lacking_listeners();
+            if !give.is_empty() {
+                self.send_listeners(&give, &[], None);
+            }
+        }
+    }
+
+    /// Sends listeners; `upstream` as in [`super::ledger::Ledger::respond`].
+    pub(super) fn send_listeners(
+        &mut self,
+        give: &[Arc<Stored>],
+        removed: &[Box<str>],
+        upstream: Option<String>,
+    ) {
+        let nonce = self.nonce();
+        let resources = give.iter().map(|s| (&**s, s.version));
+        let response = self.listeners.respond(nonce, upstream, resources, removed);
+        self.give_behind_referenced(response);
+    }
+
+    /// The service a connection that asks is for.
+    pub(super) fn service_of_connection(&mut self, asked: &Asked) -> Option<(ServicePort, String)> {
+        if self.listeners.answered {
+            self.singles.asked.insert(asked.destination);
+        }
+        let single = self.singles.connections.find(asked)?;
+        let service = single.service.clone();
+        let cluster = format!("outbound|{}||{}", service.port, service.host);
+        Some((service, cluster))
+    }
+
+    /// What a connection is answered with; `None` while that is not known.
+    pub(super) fn answer_connection(&mut self, name: &str, asked: &Asked) -> Option<Arc<Stored>> {
+        if !self.listeners.answered {
+            return None;
+        }
+        let single = self.singles.connections.find(asked);
+        let cluster = match single {
+            Some(single) if asked.way == Way::Inside => {
+                let (listener, service) = (single.listener.clone(), single.service.clone());
+                return self.lead_inside(name, &listener, service);
+            }
+            Some(single) => single.plain.as_ref().map(|plain| &*plain.cluster),
+            // It has gone meanwhile: as any connection that no listener takes.
+            None => self.singles.connections.rest(),
+        };
+        let source = cluster.and_then(|c| self.clusters.get(c));
+        let copy = source.map(|s| stand_in::copy_cluster(&s.raw, name));
+        Some(match copy {
+            Some(Ok(raw)) => self.store.keep(name, &raw),
+            _ => self.stand_in(name),
+        })
+    }
+
+    /// Gives a copy of a listener, and returns the cluster that leads there once its routes are with it.
+    fn lead_inside(
+        &mut self,
+        name: &str,
+        listener: &str,
+        service: ServicePort,
+    ) -> Option<Arc<Stored>> {
+        let routes = self
+            .singles
+            .routes
+            .get(listener)
+            .cloned()
+            .unwrap_or_default();
+        let mut new = self.routes.request();
+        for name in &routes {
+            if self.routes.watched.insert(name.as_str().into()) {
+                new.subscribe.push(name.clone());
+            }
+        }
+        if !new.subscribe.is_empty() {
+            self.ask_istiod(new);
+        }
+        if routes.iter().any(|name| self.routes.get(name).is_none()) {
+            return None;
+        }
+        let stored = Arc::clone(self.listeners.get(listener)?);
+        let Ok(copy) = inside::copy(&stored.raw, name) else {
+            return Some(self.stand_in(name));
+        };
+        let copy = self.store.keep(name, &copy);
+        // One that is there has connections, which a change would end.
+        if !self.listeners.proxy.contains_key(name) {
+            self.send_listeners(&[copy], &[], None);
+        }
+        self.give_routes(|name, _| routes.contains(name));
+        self.give_clusters_of(&BTreeSet::from([service]));
+        Some(self.store.keep(name, &inside::cluster(name)))
+    }
+
+    /// Whether a connection may come by a chain that asks for this name.
+    pub(super) fn is_connected_to(&self, asked: &Asked) -> bool {
+        let Some(outer) = self
+            .listeners
+            .all()
+            .find(|s| self.singles.rank(&s.name) == Rank::Outer)
+        else {
+            return false;
+        };
+        let view = self.view_of_listener(outer);
+        if !self.listeners.holds(&view.name, view.version) {
+            return true;
+        }
+        let single = self.singles.connections.find(asked);
+        single.is_some_and(|single| {
+            let own = self.listeners.get(&single.listener);
+            own.is_none_or(|own| !self.listeners.holds(&own.name, own.version))
+        })
+    }
+
+    /// Whether a listener the proxy has is a copy of ours: connections run through it as long as they like.
+    pub(super) fn is_copy(name: &str) -> bool {
+        matches!(Name::parse(name), Some(Name::Connection(asked)) if asked.way == Way::Inside)
+    }
+}
