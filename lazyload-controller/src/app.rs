@@ -232,7 +232,7 @@ impl App {
         self.admin.address()
     }
 
-    /// What it knows of the mesh in mode `sidecar`.
+    /// What it knows of the mesh in mode `sidecar`: for tests that run it in their own process.
     #[must_use]
     pub fn known(&self) -> &Known {
         &self.known
@@ -251,7 +251,6 @@ impl App {
             store,
             reports,
             calls,
-            known: _,
             mode_sidecar,
             history,
             max_stream_age,

@@ -340,16 +340,34 @@ impl Desired {
 #[must_use]
 pub fn mode_of(world: &World, workload: &Workload, own: Option<Mode>) -> Mode {
     let namespace = workload.namespace();
-    let mut labels = world
-        .pods(namespace)
-        .map(|(_, pod)| pod)
-        .filter(|pod| counts(pod) && pod.workload.as_ref() == Some(workload))
-        .map(said);
-    let first = labels.next().flatten();
-    let by_pods = first.filter(|first| labels.all(|label| label == Some(*first)));
-    own.or(by_pods)
-        .or_else(|| of_namespace(world, namespace))
-        .unwrap_or(Mode::Off)
+    let by_pods = by_pods(world, namespace, |of| of == workload);
+    let pods = by_pods.get(workload).copied().flatten();
+    in_force(own, pods, of_namespace(world, namespace))
+}
+
+fn in_force(own: Option<Mode>, pods: Option<Mode>, namespace: Option<Mode>) -> Mode {
+    own.or(pods).or(namespace).unwrap_or(Mode::Off)
+}
+
+/// What the pods of workloads say: something only where all pods of one say the same.
+fn by_pods<'a>(
+    world: &'a World,
+    namespace: &str,
+    of: impl Fn(&Workload) -> bool,
+) -> BTreeMap<&'a Workload, Option<Mode>> {
+    let mut by_pods: BTreeMap<&Workload, Option<Mode>> = BTreeMap::new();
+    for (_, pod) in world.pods(namespace) {
+        let workload = pod.workload.as_ref().filter(|workload| of(workload));
+        let Some(workload) = workload.filter(|_| counts(pod)) else {
+            continue;
+        };
+        let said = said(pod);
+        by_pods
+            .entry(workload)
+            .and_modify(|before| *before = before.filter(|before| Some(*before) == said))
+            .or_insert(said);
+    }
+    by_pods
 }
 
 fn of_namespace(world: &World, namespace: &str) -> Option<Mode> {
@@ -384,18 +402,7 @@ fn wanted(world: &World, graph: &Graph, namespace: &str) -> BTreeSet<Workload> {
 #[must_use]
 pub fn modes(world: &World, graph: &Graph, namespace: &str) -> BTreeMap<Workload, Mode> {
     let of_namespace = of_namespace(world, namespace);
-    // A pod's label holds if all pods of the workload have the same one.
-    let mut by_pods: BTreeMap<&Workload, Option<Mode>> = BTreeMap::new();
-    for (_, pod) in world.pods(namespace) {
-        let Some(workload) = pod.workload.as_ref().filter(|_| counts(pod)) else {
-            continue;
-        };
-        let said = said(pod);
-        by_pods
-            .entry(workload)
-            .and_modify(|before| *before = before.filter(|before| Some(*before) == said))
-            .or_insert(said);
-    }
+    let by_pods = by_pods(world, namespace, |_| true);
     let known = graph
         .workloads()
         .filter(|(workload, _)| workload.namespace() == namespace)
@@ -405,7 +412,7 @@ pub fn modes(world: &World, graph: &Graph, namespace: &str) -> BTreeMap<Workload
     let mode = |workload: &Workload| {
         let own = records.get(workload).copied().flatten();
         let pods = by_pods.get(workload).copied().flatten();
-        own.or(pods).or(of_namespace).unwrap_or(Mode::Off)
+        in_force(own, pods, of_namespace)
     };
     all.into_iter()
         .map(|workload| (workload.clone(), mode(workload)))
