@@ -23,7 +23,7 @@ use super::origin::Origin;
 use super::pump::pump;
 use super::record::{Outcome, Record};
 use super::sniff::sniff;
-use crate::accepted::breaks_on_close;
+use crate::accepted::{Spoken, breaks_on_close};
 use crate::dial::dial;
 use crate::graph::Ticket;
 use crate::incoming::Incoming;
@@ -46,6 +46,13 @@ impl Server {
             _counted: Counted::new(&worker.metrics.upstream_connections),
         }
     }
+}
+
+/// What becomes of a tunnel.
+enum Decided {
+    Http(Spoken),
+    Relay,
+    Refuse(Refusal),
 }
 
 type Dial = Pin<Box<dyn Future<Output = Result<TcpStream, Refusal>>>>;
@@ -84,26 +91,24 @@ pub(super) async fn carry<E: End>(
     };
     caller.put_back(opening.first.split().freeze());
     match decided {
-        Step::Http(spoken) => {
+        Decided::Http(spoken) => {
             record.ends(Outcome::Http);
             drop(opening);
             if let Err(error) = serve::tunnel(&worker, caller, spoken, origin).await {
                 debug!(%error, "HTTP in a tunnel ended");
             }
         }
-        Step::Refuse(refusal) => {
+        Decided::Refuse(refusal) => {
             record.refused(&refusal);
             caller.reset();
         }
-        Step::Relay | Step::Ask(_) | Step::Dial | Step::Wait(_) => {
-            match opening.connected(&worker, &origin).await {
-                Ok(server) => relay(&mut caller, server, &record, idle).await,
-                Err(refusal) => {
-                    record.refused(&refusal);
-                    caller.reset();
-                }
+        Decided::Relay => match opening.connected(&worker, &origin).await {
+            Ok(server) => relay(&mut caller, server, &record, idle).await,
+            Err(refusal) => {
+                record.refused(&refusal);
+                caller.reset();
             }
-        }
+        },
     }
 }
 
@@ -149,7 +154,7 @@ impl Opening {
         worker: &Worker,
         origin: &Origin,
         caller: &mut E,
-    ) -> io::Result<Step> {
+    ) -> io::Result<Decided> {
         let mut was_barred = false;
         loop {
             let word = self.word(worker, origin.came());
@@ -178,7 +183,9 @@ impl Opening {
                     continue;
                 }
                 Step::Wait(limit) => limit,
-                decided => return Ok(decided),
+                Step::Http(spoken) => return Ok(Decided::Http(spoken)),
+                Step::Relay => return Ok(Decided::Relay),
+                Step::Refuse(refusal) => return Ok(Decided::Refuse(refusal)),
             };
             // The caller's word first: a server that speaks at once, as one of HTTP/2 may, does not hide it.
             tokio::select! {
