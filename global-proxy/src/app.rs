@@ -95,7 +95,7 @@ impl App {
         let admin = admin.bind(cli.admin_listen).await.map_err(Error::Bind)?;
         let settings = cli.settings();
         let tunnel = tunnel_address.map(tracing::field::display);
-        info!(%address, tunnel, workers = listeners.len(), policy = ?settings.policy, controller = cli.controller, "global proxy");
+        info!(%address, tunnel, workers = listeners.len(), policy = ?settings.policy, controller = cli.controller.address, "global proxy");
         if settings.policy.is_none() && graph.is_none() {
             warn!("no policy is known: every request is refused (hint: --controller or --policy)");
         }
@@ -162,12 +162,8 @@ impl App {
 }
 
 fn graph(cli: &Cli, metrics: &Metrics) -> Result<Option<(Graph, Controller)>, Error> {
-    let Some(address) = &cli.controller else {
-        return Ok(None);
-    };
-    let (roots, token) = (cli.controller_ca.as_deref(), cli.controller_token.clone());
-    let controller = Controller::new(address, roots, token)?;
-    Ok(Some((Graph::new(metrics.clone()), controller)))
+    let controller = cli.controller.controller()?;
+    Ok(controller.map(|controller| (Graph::new(metrics.clone()), controller)))
 }
 
 /// Talks to the controller. The process is ready once it knows what namespaces allow: before, it would refuse them all.

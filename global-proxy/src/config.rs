@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use dependency_graph::fallback;
+use graph_client::ControllerArgs;
 use http::Uri;
 use mesh_runtime::telemetry;
 
@@ -21,6 +22,9 @@ use crate::worker::Settings;
 const BODY: usize = 60_000;
 const _: () = assert!(BODY < fallback::MAX_BODY as usize);
 
+const CONTROLLER: &str = "The lazyload controller, https://HOST:PORT, or http:// on loopback; it says what each \
+                          namespace allows";
+
 /// Carries to their destinations the requests and connections that a trimmed sidecar sends here.
 ///
 /// It runs behind its own Istio sidecar with full config and STRICT mutual TLS. A request must name its verified
@@ -32,7 +36,13 @@ const _: () = assert!(BODY < fallback::MAX_BODY as usize);
 /// Connections come in tunnels that name both in the heads of CONNECT (x-lazymesh-caller, again from the sidecar). They are
 /// relayed or refused: nothing can redirect them.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "global-proxy", version)]
+#[command(
+    name = "global-proxy",
+    version,
+    mut_arg("controller", |arg| arg.env("LAZYMESH_CONTROLLER").help(CONTROLLER)),
+    mut_arg("controller_ca", |arg| arg.env("LAZYMESH_CONTROLLER_CA")),
+    mut_arg("controller_token", |arg| arg.env("LAZYMESH_CONTROLLER_TOKEN"))
+)]
 pub struct Cli {
     /// Where callers' requests arrive: HTTP/1 and HTTP/2 with prior knowledge
     #[arg(
@@ -69,32 +79,9 @@ pub struct Cli {
     #[arg(long)]
     pub no_sidecar: bool,
 
-    /// The lazyload controller, https://HOST:PORT, or http:// on loopback; it says what each namespace allows
-    #[arg(
-        long,
-        env = "LAZYMESH_CONTROLLER",
-        value_name = "URL",
-        help_heading = "Controller"
-    )]
-    pub controller: Option<String>,
-    /// Roots that the controller's certificate is verified with (PEM)
-    #[arg(
-        long,
-        env = "LAZYMESH_CONTROLLER_CA",
-        value_name = "FILE",
-        requires = "controller",
-        help_heading = "Controller"
-    )]
-    pub controller_ca: Option<PathBuf>,
-    /// A service account token with audience lazymesh.dev; read again at every connection
-    #[arg(
-        long,
-        env = "LAZYMESH_CONTROLLER_TOKEN",
-        value_name = "FILE",
-        requires = "controller",
-        help_heading = "Controller"
-    )]
-    pub controller_token: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub controller: ControllerArgs,
     /// How long a request is held at the most until the caller's Sidecar is written
     #[arg(long, env = "LAZYMESH_HOLD", default_value = "2s", value_name = "DURATION", value_parser = time, help_heading = "Controller")]
     pub hold: Duration,
@@ -168,7 +155,7 @@ impl Cli {
                 ));
             }
         }
-        if let Some(controller) = &self.controller
+        if let Some(controller) = &self.controller.address
             && !loopback_or_tls(controller)
         {
             return Err(format!(

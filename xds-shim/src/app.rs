@@ -53,9 +53,8 @@ impl App {
         let admin_address = admin.address();
         tasks.spawn_background("admin", async move { admin.serve().await });
 
-        if let (Some(address), Some(reporter)) = (&config.controller, shared.reporter.clone()) {
-            let (roots, token) = (&config.controller_ca, config.controller_token.clone());
-            let controller = Controller::new(address, roots.as_deref(), token)?;
+        let controller = config.controller.controller()?;
+        if let (Some(controller), Some(reporter)) = (controller, shared.reporter.clone()) {
             start_controller(&mut tasks, controller, reporter, &shared);
             wait_for_controller(&mut tasks, &readiness, &shared);
         }
@@ -67,7 +66,7 @@ impl App {
         tasks.spawn("relay", async move {
             grpc::serve(listener, tls, relay, &drain).await
         });
-        info!(%address, admin = %admin_address, istiod = config.upstream, controller = config.controller,
+        info!(%address, admin = %admin_address, istiod = config.upstream, controller = config.controller.address,
             default_mode = %config.default_mode, "xds-shim runs");
         if let Some(path) = &config.port_file {
             mesh_runtime::port_file::write(path, &[("xds", address), ("admin", admin_address)])?;
@@ -101,6 +100,7 @@ fn shared(
         graph: Graph::default(),
         reporter: config
             .controller
+            .address
             .as_ref()
             .map(|_| Reporter::new(metrics.clone())),
         wait_for_controller: Instant::now() + config.controller_wait,

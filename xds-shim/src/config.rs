@@ -2,16 +2,26 @@
 
 use clap::Parser;
 use dependency_graph::Mode;
+use graph_client::ControllerArgs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+const CONTROLLER: &str = "The lazyload controller, https://HOST:PORT; without one nothing is trimmed unless \
+                          --default-mode says so";
 
 /// Relays xDS between istiod and sidecars, and gives each sidecar only what its workload uses.
 ///
 /// A sidecar gets an on-demand config when its namespace (or its pod template) is labelled
 /// lazymesh.dev/mode=on-demand; every other proxy gets all that istiod sends, byte for byte.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "xds-shim", version)]
+#[command(
+    name = "xds-shim",
+    version,
+    mut_arg("controller", |arg| arg.env("CONTROLLER").help(CONTROLLER)),
+    mut_arg("controller_ca", |arg| arg.env("CONTROLLER_CA")),
+    mut_arg("controller_token", |arg| arg.env("CONTROLLER_TOKEN"))
+)]
 pub struct Config {
     /// Where proxies connect
     #[arg(
@@ -70,32 +80,9 @@ pub struct Config {
     #[arg(long, help_heading = "istiod")]
     pub upstream_plaintext: bool,
 
-    /// The lazyload controller, https://HOST:PORT; without one nothing is trimmed unless --default-mode says so
-    #[arg(
-        long,
-        env = "CONTROLLER",
-        value_name = "URL",
-        help_heading = "Controller"
-    )]
-    pub controller: Option<String>,
-    /// Roots that the controller's certificate is verified with (PEM)
-    #[arg(
-        long,
-        env = "CONTROLLER_CA",
-        value_name = "FILE",
-        requires = "controller",
-        help_heading = "Controller"
-    )]
-    pub controller_ca: Option<PathBuf>,
-    /// A service account token with audience lazymesh.dev; read again at every connection
-    #[arg(
-        long,
-        env = "CONTROLLER_TOKEN",
-        value_name = "FILE",
-        requires = "controller",
-        help_heading = "Controller"
-    )]
-    pub controller_token: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub controller: ControllerArgs,
     /// How long after its start the shim waits for the controller's first word, before it goes by --default-mode
     #[arg(long, env = "CONTROLLER_WAIT", default_value = "10s", value_name = "DURATION", value_parser = humantime::parse_duration, help_heading = "Controller")]
     pub controller_wait: Duration,
