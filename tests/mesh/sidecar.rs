@@ -1,6 +1,7 @@
 //! The mode `sidecar` as a whole, STRICT mTLS everywhere: the real controller writes Sidecars and EnvoyFilters for a real
 //! istiod, and what falls back goes to real global proxies, by the manifests that are shipped.
 
+mod conditions;
 mod failures;
 mod first_calls;
 mod latency;
@@ -38,6 +39,7 @@ pub(crate) fn tests() -> Vec<Test> {
         user::tests(),
         opting::tests(),
         owners::tests(),
+        conditions::tests(),
         failures::tests(),
         latency::tests(),
     ]
@@ -157,6 +159,14 @@ async fn label(ns: &Namespace, mode: Option<&str>, fallback: &str) -> Result<()>
     }});
     ns.mesh().resources().apply("", &object.to_string()).await?;
     Ok(())
+}
+
+/// A record that says before the first call what a workload uses.
+fn record(workload: &str, host: &str) -> String {
+    format!(
+        "{{apiVersion: lazymesh.dev/v1alpha1, kind: WorkloadDependencies, metadata: {{name: deployment-{workload}}}, spec: {{
+           workloadRef: {{kind: Deployment, name: {workload}}}, pinned: [{{host: {host}}}]}}}}"
+    )
 }
 
 /// Whether a pod has a cluster of a service of its own namespace.

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use mesh_tests::testbed::{Call, Case, Pod, Test, Traffic};
 
-use super::{LIMIT, Shop, label, ours, wait_lazy, wait_no_trace, wait_plain};
+use super::{LIMIT, Shop, label, ours, record, wait_lazy, wait_no_trace, wait_plain};
 use crate::plain::EVERY_PROTOCOL;
 
 pub(super) fn tests() -> Vec<Test> {
@@ -12,14 +12,6 @@ pub(super) fn tests() -> Vec<Test> {
         "sidecar::opting_in_and_out_under_traffic",
         in_and_out_under_traffic,
     )]
-}
-
-/// A record that says before the first call what a workload uses.
-fn record(workload: &str, host: &str) -> String {
-    format!(
-        "{{apiVersion: lazymesh.dev/v1alpha1, kind: WorkloadDependencies, metadata: {{name: deployment-{workload}}}, spec: {{
-           workloadRef: {{kind: Deployment, name: {workload}}}, pinned: [{{host: {host}}}]}}}}"
-    )
 }
 
 async fn in_and_out_under_traffic(case: Case) -> Result<()> {

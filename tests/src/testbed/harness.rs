@@ -102,6 +102,15 @@ impl Case {
         Ok(namespace)
     }
 
+    /// Istio's own namespace, the mesh's root namespace. What the test makes there goes when it ends, labels included: for
+    /// exclusive tests.
+    #[must_use]
+    pub fn root_namespace(&self) -> Namespace {
+        let namespace = self.mesh.istio_namespace();
+        self.namespaces.lock().push(namespace.clone());
+        namespace
+    }
+
     async fn clean_up(&self) {
         let namespaces = std::mem::take(&mut *self.namespaces.lock());
         for namespace in namespaces {

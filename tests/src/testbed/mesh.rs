@@ -123,6 +123,11 @@ impl Mesh {
         Namespace::create(self, format!("{prefix}-{number}"), labels).await
     }
 
+    /// Istio's own namespace, which is the mesh's root namespace as well.
+    pub(super) fn istio_namespace(&self) -> Namespace {
+        Namespace::of_istio(self, ISTIO_NAMESPACE)
+    }
+
     /// istiod, to be stopped and started by a test. Other tests of the run notice.
     pub async fn restart_istiod(&self) -> Result<()> {
         self.restart_istiod_with(&self.0.options.istiod).await

@@ -29,6 +29,8 @@ pub struct Namespace(Arc<Inner>);
 struct Inner {
     mesh: Mesh,
     name: String,
+    /// Istio's own: it stays when the test ends.
+    stays: bool,
     pods: Mutex<Vec<Pod>>,
     replicas: Mutex<Vec<Replica>>,
     applied: Mutex<Vec<String>>,
@@ -43,14 +45,24 @@ impl Namespace {
             .collect();
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
         mesh.resources().apply("", &object.to_string()).await?;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self::at(mesh, name, false))
+    }
+
+    /// Istio's own namespace, which is there already.
+    pub(super) fn of_istio(mesh: &Mesh, name: &str) -> Self {
+        Self::at(mesh, name.to_owned(), true)
+    }
+
+    fn at(mesh: &Mesh, name: String, stays: bool) -> Self {
+        Self(Arc::new(Inner {
             mesh: mesh.clone(),
             name,
+            stays,
             pods: Mutex::default(),
             replicas: Mutex::default(),
             applied: Mutex::default(),
             service_accounts: Mutex::default(),
-        })))
+        }))
     }
 
     /// Its name.
@@ -194,7 +206,7 @@ impl Namespace {
         GlobalProxies::create(self, controllers).await
     }
 
-    /// Removes all of it: pods, resources, the namespace itself.
+    /// Removes all of it: pods, resources, the namespace itself. Of Istio's own, what the test did there.
     pub(super) async fn remove(&self) {
         let pods = std::mem::take(&mut *self.0.pods.lock());
         for result in join_all(pods.iter().map(Pod::delete)).await {
@@ -211,15 +223,14 @@ impl Namespace {
         }
         let object =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name()}});
-        report(
-            self.name(),
-            self.0
-                .mesh
-                .resources()
-                .delete("", &object.to_string())
-                .await
-                .map(drop),
-        );
+        let (object, resources) = (object.to_string(), self.0.mesh.resources());
+        let removed = if self.0.stays {
+            // Without the labels it was given.
+            resources.apply("", &object).await
+        } else {
+            resources.delete("", &object).await
+        };
+        report(self.name(), removed.map(drop));
     }
 }
 
