@@ -1,6 +1,7 @@
 //! The mode `sidecar` as a whole, STRICT mTLS everywhere: the real controller writes Sidecars and EnvoyFilters for a real
 //! istiod, and what falls back goes to real global proxies, by the manifests that are shipped.
 
+mod burst;
 mod conditions;
 mod failures;
 mod first_calls;
@@ -40,6 +41,7 @@ pub(crate) fn tests() -> Vec<Test> {
         opting::tests(),
         owners::tests(),
         conditions::tests(),
+        burst::tests(),
         failures::tests(),
         latency::tests(),
     ]
