@@ -5,8 +5,8 @@
 //! cover has every one of them for services that exist and for those yet to come, and as little else as can be said
 //! without a list of services. Whoever answers for the rest knows the services.
 //!
-//! One cover is said in two ways: as domains of Envoy's virtual hosts, and as regular expressions for `:authority`. Both
-//! mean what [`Cover::matches`] says. Hosts of ServiceEntries are not in it: sidecars are never left without those.
+//! One cover is said in two ways: as domains of Envoy's virtual hosts, and as regular expressions for `:authority`. The
+//! latter mean what [`Cover::matches`] says, and domains that as well as they can. Hosts of ServiceEntries are not in it: sidecars are never left without those.
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +25,9 @@ pub enum Pattern {
     Label,
     /// Whatever ends with this and is longer; Envoy's domain is `*` and this.
     Suffix(String),
+    /// An IPv4 address that begins with this. Envoy's domain is this and `*`, which takes names as well, such as
+    /// `10.96.0.1.example.com`.
+    Address(String),
     /// Whatever begins with this and is longer; Envoy's domain is this and `*`.
     Prefix(String),
     /// This.
@@ -101,9 +104,10 @@ impl Cover {
         for pattern in &self.patterns {
             let piece = match pattern {
                 Pattern::Label => r"[^.:\[\]]+".to_owned(),
-                Pattern::Suffix(tail) | Pattern::Prefix(tail) | Pattern::Exact(tail) => {
-                    escape(tail)
-                }
+                Pattern::Suffix(tail)
+                | Pattern::Address(tail)
+                | Pattern::Prefix(tail)
+                | Pattern::Exact(tail) => escape(tail),
             };
             if one.len() + piece.len() + CLOSE.len() + 8 > MAX_REGEX {
                 if open_suffixes {
@@ -128,6 +132,9 @@ impl Cover {
                     one.push_str(&piece);
                     open_suffixes = true;
                 }
+                Pattern::Address(_) => {
+                    let _ = write!(one, "{piece}[0-9.]+");
+                }
                 Pattern::Prefix(_) => {
                     let _ = write!(one, "{piece}.+");
                 }
@@ -150,6 +157,12 @@ impl Pattern {
         match self {
             Self::Label => !host.is_empty() && !host.contains(['.', ':', '[', ']']),
             Self::Suffix(tail) => longer(host.strip_suffix(tail.as_str())),
+            Self::Address(head) => {
+                let rest = host.strip_prefix(head.as_str());
+                let rest =
+                    rest.filter(|rest| rest.bytes().all(|c| c.is_ascii_digit() || c == b'.'));
+                longer(rest)
+            }
             Self::Prefix(head) => longer(host.strip_prefix(head.as_str())),
             Self::Exact(whole) => host == whole,
         }
@@ -161,7 +174,7 @@ impl Pattern {
         match self {
             Self::Label => None,
             Self::Suffix(tail) => Some(format!("*{tail}")),
-            Self::Prefix(head) => Some(format!("{head}*")),
+            Self::Address(head) | Self::Prefix(head) => Some(format!("{head}*")),
             Self::Exact(whole) => Some(whole.clone()),
         }
     }
@@ -188,7 +201,7 @@ fn octets(cidr: ipnet::Ipv4Net, patterns: &mut BTreeSet<Pattern>) {
         .iter()
         .fold(String::new(), |head, octet| format!("{head}{octet}."));
     if length > 0 && length.is_multiple_of(8) {
-        patterns.insert(Pattern::Prefix(head));
+        patterns.insert(Pattern::Address(head));
         return;
     }
     for octet in first[whole]..=last[whole] {
@@ -196,7 +209,7 @@ fn octets(cidr: ipnet::Ipv4Net, patterns: &mut BTreeSet<Pattern>) {
             let [a, b, c, _] = first;
             Pattern::Exact(Ipv4Addr::new(a, b, c, octet).to_string())
         } else {
-            Pattern::Prefix(format!("{head}{octet}."))
+            Pattern::Address(format!("{head}{octet}."))
         });
     }
 }

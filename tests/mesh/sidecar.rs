@@ -3,6 +3,7 @@
 
 mod burst;
 mod conditions;
+mod cover;
 mod failures;
 mod first_calls;
 mod latency;
@@ -14,6 +15,7 @@ mod routing;
 mod tcp;
 mod unseen;
 mod user;
+mod wiring;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -42,6 +44,7 @@ pub(crate) fn tests() -> Vec<Test> {
         owners::tests(),
         conditions::tests(),
         burst::tests(),
+        cover::tests(),
         failures::tests(),
         latency::tests(),
     ]

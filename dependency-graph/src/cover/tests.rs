@@ -70,6 +70,8 @@ fn other_names_are_not() {
         "10.95.0.1",
         "10.112.0.1",
         "110.96.0.1",
+        "10.96.0.1.nip.io",
+        "10.96.0.1.shop.example.com",
         "1.2.3.4",
         ".svc.cluster.local",
         ".shop",
@@ -124,7 +126,7 @@ fn the_expression_is_the_one_expected() {
     assert_eq!(
         cover.authority_regexes(),
         [
-            r"(?is)(?:[^.:\[\]]+|.+(?:\.a-b|\.shop|\.svc|\.svc\.cluster\.local|\.svc\.cluster\.local\.)|10\.96\..+|\[.+)(?::[0-9]+)?"
+            r"(?is)(?:[^.:\[\]]+|.+(?:\.a-b|\.shop|\.svc|\.svc\.cluster\.local|\.svc\.cluster\.local\.)|10\.96\.[0-9.]+|\[.+)(?::[0-9]+)?"
         ]
     );
 }
