@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use mesh_tests::testbed::{Call, Case, Test, until};
 
-use super::{LIMIT, Shop, caller, knows, objects, wait_direct};
+use super::{LIMIT, Shop, caller, knows, objects, ours, wait_direct};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![Test::new("sidecar::owners_of_every_kind", of_every_kind)]
@@ -62,5 +62,16 @@ async fn of_every_kind(case: Case) -> Result<()> {
     let outcome = next.call(&Call::new("http1://three/")).await?;
     ensure!(caller(&outcome)? == next.spiffe_id());
     ensure!(shop.arrived().await? <= arrived, "its first call fell back");
-    Ok(())
+    // Until a person deletes the record of what is gone for good: its Sidecar goes with it.
+    next.delete().await?;
+    let record = "{apiVersion: lazymesh.dev/v1alpha1, kind: WorkloadDependencies,
+                   metadata: {name: deployment-resting}}";
+    shop.ns.delete(record).await?;
+    until("its Sidecar to be gone", LIMIT, || async {
+        let left = ours(&shop.ns).await?;
+        let name = "lazymesh-deployment-resting".to_owned();
+        ensure!(!left.contains(&name), "it is there");
+        Ok(())
+    })
+    .await
 }
