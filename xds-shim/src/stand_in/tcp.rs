@@ -9,6 +9,10 @@
 //! - [`Way::Inside`], for all others: the answer is a cluster that leads to a copy of the listener
 //!   inside Envoy ([`inside`]), with its own listener filters, chains and routes.
 //!
+//! Where there is a listener at any address for the port, as for every port of an HTTP service, the
+//! connection comes to that one instead ([`Wildcard`]). It can lead connections inside too, if it sniffs
+//! as the held listener does.
+//!
 //! Which connections these are is said by a `filter_chain_matcher`, by port and address exactly:
 //! everything else goes where istiod's own chains send it. Envoy takes a changed matcher in place, and
 //! a connection stays with its chain as long as that is the same byte for byte. So the chains never
@@ -21,6 +25,7 @@ mod form;
 pub mod inside;
 mod matcher;
 mod outer;
+mod wild;
 
 use crate::cluster::{ServicePort, payload};
 use crate::listener::OnDemandConfig;
@@ -33,6 +38,7 @@ use std::sync::Arc;
 
 pub use form::Form;
 pub use outer::Outer;
+pub use wild::{Sniffs, Wildcard};
 
 /// Ports that sidecars keep for themselves: a connection to one may meet a listener that istiod does
 /// not tell of (15021, 15090 are in the bootstrap).
@@ -132,6 +138,8 @@ pub struct Single {
     pub plain: Option<Plain>,
     /// Whether a copy of it can take connections inside Envoy.
     pub inside: bool,
+    /// How it sniffs what a connection speaks, if it does.
+    pub sniffs: Option<Sniffs>,
 }
 
 /// What is particular about a plain listener.
@@ -150,9 +158,9 @@ pub enum Kind {
     Single(Arc<Single>),
     /// It is `virtualOutbound`, and can have chains of ours.
     Outer(Arc<Outer>),
-    /// It takes connections to any address of these ports that no other listener takes. Without its
+    /// It takes connections to any address of its ports that no other listener takes. Without its
     /// own listener a connection to such a port never comes to `virtualOutbound`.
-    Wildcard(BTreeSet<u16>),
+    Wildcard(Arc<Wildcard>),
     /// None of these.
     Other,
 }
@@ -167,31 +175,12 @@ impl Kind {
         if let Some(outer) = Outer::parse(resource, listener)? {
             return Ok(Self::Outer(Arc::new(outer)));
         }
-        let wildcards = wildcards(listener)?;
-        if !wildcards.is_empty() {
-            return Ok(Self::Wildcard(wildcards));
+        if let Some(wildcard) = Wildcard::parse(resource, listener)? {
+            return Ok(Self::Wildcard(Arc::new(wildcard)));
         }
         let single = form::single(name, listener)?;
         Ok(single.map_or(Self::Other, |single| Self::Single(Arc::new(single))))
     }
-}
-
-/// Ports of a listener at no address in particular. Listener: address = 2, additional_addresses = 33
-/// with address = 1.
-fn wildcards(listener: &[u8]) -> Result<BTreeSet<u16>, Error> {
-    let mut addresses: Vec<&[u8]> = wire::last(listener, 2)?.into_iter().collect();
-    for additional in wire::each(listener, 33) {
-        addresses.extend(wire::last(additional?, 1)?);
-    }
-    let mut ports = BTreeSet::new();
-    for address in addresses {
-        ports.extend(
-            socket_address(address)?
-                .filter(|(ip, _)| ip.is_unspecified())
-                .map(|(_, port)| port),
-        );
-    }
-    Ok(ports)
 }
 
 /// The TCP address in a core.v3.Address (socket_address = 1 with protocol = 1, address = 2,
@@ -212,7 +201,9 @@ pub struct Connections {
     outer: Option<(Box<str>, Arc<Outer>)>,
     singles: BTreeMap<Destination, Arc<Single>>,
     destinations: BTreeMap<Box<str>, Destination>,
-    wildcards: BTreeMap<Box<str>, BTreeSet<u16>>,
+    wildcards: BTreeMap<Box<str>, Arc<Wildcard>>,
+    /// Which of those have a chain of ours.
+    leading: BTreeSet<Box<str>>,
     /// Forms of plain listeners, in order of coming.
     forms: Vec<Members>,
 }
@@ -240,8 +231,8 @@ impl Connections {
         match kind {
             Kind::Single(single) => self.put_single(name, single),
             Kind::Outer(outer) => self.outer = Some((name.into(), outer)),
-            Kind::Wildcard(ports) => {
-                self.wildcards.insert(name.into(), ports);
+            Kind::Wildcard(wildcard) => {
+                self.wildcards.insert(name.into(), wildcard);
             }
             Kind::Other => {}
         }
@@ -288,7 +279,7 @@ impl Connections {
     }
 
     /// Decides which forms have a chain. To be called after the last of a push's listeners, and before
-    /// [`Self::holds`], [`Self::held`] and [`Self::outer`].
+    /// [`Self::holds`], [`Self::held`], [`Self::outer`] and [`Self::wildcards`].
     pub fn settle(&mut self) {
         let mut chains = self.forms.iter().filter(|m| m.chain).count();
         for members in &mut self.forms {
@@ -297,11 +288,33 @@ impl Connections {
                 chains += 1;
             }
         }
+        let names = self.wildcards.keys();
+        let used = names.filter(|name| self.inside_of(name).next().is_some());
+        let used: Vec<_> = used.cloned().collect();
+        self.leading.extend(used);
+        self.leading
+            .retain(|name| self.wildcards.contains_key(name));
+    }
+
+    /// The listeners that are held behind this wildcard listener.
+    fn inside_of<'a>(&'a self, wildcard: &str) -> impl Iterator<Item = &'a Single> {
+        let ports = self.wildcards.get(wildcard).into_iter();
+        let ports = ports.flat_map(|wildcard| &wildcard.ports);
+        let singles = ports.flat_map(|port| {
+            let all = IpAddr::from([0; 4])..=IpAddr::from([0xff; 16]);
+            let at = |address: &IpAddr| Destination {
+                port: *port,
+                address: *address,
+            };
+            self.singles.range(at(all.start())..=at(all.end()))
+        });
+        let singles = singles.map(|(_, single)| &**single);
+        singles.filter(|single| self.way(single).is_some())
     }
 
     /// Whether a connection to what this listener takes is taken by a chain of ours when the proxy does
     /// not have the listener. If not, it must be given: ahead of a wildcard listener of its port, and
-    /// no later than [`Self::outer`].
+    /// no later than [`Self::outer`] and [`Self::wildcards`].
     pub fn holds(&self, listener: &str) -> bool {
         let destination = self.destinations.get(listener);
         let single = destination.and_then(|d| self.singles.get(d));
@@ -323,8 +336,12 @@ impl Connections {
     fn way(&self, single: &Single) -> Option<Way> {
         let (_, outer) = self.outer.as_ref()?;
         let port = single.destination.port;
-        let shadowed = self.wildcards.values().any(|ports| ports.contains(&port));
-        if shadowed || !outer.leaves(port) {
+        let mut behind = self.wildcards.values().filter(|w| w.ports.contains(&port));
+        if let Some(wildcard) = behind.next() {
+            let can = single.inside && wildcard.leads(single) && behind.next().is_none();
+            return can.then_some(Way::Inside);
+        }
+        if !outer.leaves(port) {
             return None;
         }
         let plain = single.plain.as_ref().filter(|plain| {
@@ -367,8 +384,26 @@ impl Connections {
         let forms = self.forms.iter().filter(|m| m.chain);
         let mut forms: Vec<&Form> = forms.map(|m| &m.form).collect();
         forms.sort_unstable();
-        let resource = outer.with(&forms, self.held(), config)?;
+        let shadowed = |port| self.wildcards.values().any(|w| w.ports.contains(&port));
+        let held = self.held().filter(|(s, _)| !shadowed(s.destination.port));
+        let resource = outer.with(&forms, held, config)?;
         Ok(Some((name, resource)))
+    }
+
+    /// The wildcard listeners that go out otherwise than they came, encoded `Resource`s, and their names.
+    ///
+    /// # Errors
+    /// As [`Self::outer`].
+    pub fn wildcards(&self, config: &OnDemandConfig) -> Result<Vec<(&str, Vec<u8>)>, Error> {
+        let mut out = Vec::new();
+        for (name, wildcard) in &self.wildcards {
+            let leads = self.leading.contains(name);
+            let held = leads.then(|| self.inside_of(name));
+            if let Some(resource) = wildcard.with(held, config)? {
+                out.push((&**name, resource));
+            }
+        }
+        Ok(out)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a listener is made of, what plain ones have in common, and the chain made of that.
 
-use super::{Destination, Plain, RESERVED, Single, Way, inside, socket_address};
+use super::{Destination, Plain, RESERVED, Single, Way, inside, socket_address, wild};
 use crate::cluster::{OutboundName, ServicePort};
 use crate::envoy::config::core::v3::{
     DataSource, SubstitutionFormatString, data_source, substitution_format_string,
@@ -161,6 +161,7 @@ pub(super) fn single(name: &str, listener: &[u8]) -> Result<Option<Single>, Erro
         service,
         plain,
         inside,
+        sniffs: wild::sniffs(listener)?,
     }))
 }
 

@@ -17,6 +17,14 @@ const BY_ADDRESS: (&str, &str) = (
     "envoy.matching.inputs.destination_ip",
     "type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput",
 );
+const BY_TRANSPORT: (&str, &str) = (
+    "envoy.matching.inputs.transport_protocol",
+    "type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.TransportProtocolInput",
+);
+const BY_APPLICATION: (&str, &str) = (
+    "envoy.matching.inputs.application_protocol",
+    "type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.ApplicationProtocolInput",
+);
 const RANGES: (&str, &str) = (
     "envoy.matching.custom_matchers.ip_range_matcher",
     "type.googleapis.com/xds.type.matcher.v3.IPMatcher",
@@ -26,8 +34,8 @@ const STRING: &str = "type.googleapis.com/google.protobuf.StringValue";
 /// Which chain takes a connection.
 #[derive(Debug)]
 pub(super) struct Table<'a> {
-    /// The chain for everything else.
-    rest: &'a str,
+    /// An encoded `OnMatch` for everything else.
+    rest: Vec<u8>,
     pub(super) ports: BTreeMap<u16, Port<'a>>,
 }
 
@@ -42,7 +50,7 @@ pub(super) enum Port<'a> {
 
 impl<'a> Table<'a> {
     /// All goes to `rest`.
-    pub(super) fn new(rest: &'a str) -> Self {
+    pub(super) fn new(rest: Vec<u8>) -> Self {
         Self {
             rest,
             ports: BTreeMap::new(),
@@ -57,55 +65,73 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// An encoded `Matcher`: matcher_tree = 2 with input = 1 and exact_match_map = 2 with map = 1 (key
-    /// = 1, value = 2); on_no_match = 3.
+    /// An encoded `Matcher`: on_no_match = 3.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut map = Vec::new();
-        for (port, then) in &self.ports {
-            let mut entry = Vec::new();
-            wire::put_string(&mut entry, 1, &port.to_string());
-            wire::put_bytes(&mut entry, 2, &self.port(then));
-            wire::put_bytes(&mut map, 1, &entry);
-        }
-        let mut out = Vec::new();
-        // A map without entries is refused.
-        if !map.is_empty() {
-            let mut tree = message(1, &extension(BY_PORT, &[]));
-            wire::put_bytes(&mut tree, 2, &map);
-            wire::put_bytes(&mut out, 2, &tree);
-        }
-        wire::put_bytes(&mut out, 3, &chain(self.rest));
+        let ports = self.ports.iter().map(|(port, then)| {
+            let then = match then {
+                Port::Whole(name) => chain(name),
+                Port::Addresses(by_chain) => message(1, &by_address(by_chain, &self.rest)),
+            };
+            (port.to_string(), then)
+        });
+        let mut out = exactly(BY_PORT, ports);
+        wire::put_bytes(&mut out, 3, &self.rest);
         out
-    }
-
-    /// An encoded `Matcher.OnMatch` for a port: matcher = 1, which is a matcher_tree = 2 with input = 1 and
-    /// custom_match = 4; on_no_match = 3.
-    fn port(&self, port: &Port<'_>) -> Vec<u8> {
-        let by_chain = match port {
-            Port::Whole(name) => return chain(name),
-            Port::Addresses(by_chain) => by_chain,
-        };
-        // IPMatcher: range_matchers = 1 with ranges = 1, on_match = 2.
-        let mut matchers = Vec::new();
-        for (name, addresses) in by_chain {
-            let mut matcher = Vec::new();
-            for range in IpNet::aggregate(addresses) {
-                wire::put_bytes(&mut matcher, 1, &cidr(range));
-            }
-            wire::put_bytes(&mut matcher, 2, &chain(name));
-            wire::put_bytes(&mut matchers, 1, &matcher);
-        }
-        let mut tree = message(1, &extension(BY_ADDRESS, &[]));
-        wire::put_bytes(&mut tree, 4, &extension(RANGES, &matchers));
-        let mut matcher = message(2, &tree);
-        // Said here too: what a port's matcher does not take is not looked for in the outer one.
-        wire::put_bytes(&mut matcher, 3, &chain(self.rest));
-        message(1, &matcher)
     }
 }
 
+/// An encoded `Matcher` by address: matcher_tree = 2 with input = 1 and custom_match = 4, an IPMatcher
+/// with range_matchers = 1 with ranges = 1, on_match = 2; on_no_match = 3.
+pub(super) fn by_address(by_chain: &BTreeMap<&str, Vec<IpNet>>, rest: &[u8]) -> Vec<u8> {
+    let mut matchers = Vec::new();
+    for (name, addresses) in by_chain {
+        let mut matcher = Vec::new();
+        for range in IpNet::aggregate(addresses) {
+            wire::put_bytes(&mut matcher, 1, &cidr(range));
+        }
+        wire::put_bytes(&mut matcher, 2, &chain(name));
+        wire::put_bytes(&mut matchers, 1, &matcher);
+    }
+    let mut out = Vec::new();
+    if !by_chain.is_empty() {
+        let mut tree = message(1, &extension(BY_ADDRESS, &[]));
+        wire::put_bytes(&mut tree, 4, &extension(RANGES, &matchers));
+        wire::put_bytes(&mut out, 2, &tree);
+    }
+    // Said in every matcher: what an inner one does not take is not looked for in the outer one.
+    wire::put_bytes(&mut out, 3, rest);
+    out
+}
+
+/// An encoded `OnMatch` that leads connections of this transport and one of these application protocols
+/// to a chain, and others to none: they take the default chain.
+pub(super) fn by_protocol(transport: &str, applications: &[&str], name: &str) -> Vec<u8> {
+    // The input is a list, each protocol in quotes.
+    let quoted = applications.iter().map(|a| (format!("'{a}'"), chain(name)));
+    let application = message(1, &exactly(BY_APPLICATION, quoted));
+    let transport = [(transport.to_owned(), application)];
+    message(1, &exactly(BY_TRANSPORT, transport.into_iter()))
+}
+
+/// An encoded `Matcher`: matcher_tree = 2 with input = 1 and exact_match_map = 2 with map = 1 (key = 1,
+/// value = 2). An empty map is refused: it is left out then.
+fn exactly(input: (&str, &str), entries: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
+    let mut map = Vec::new();
+    for (key, then) in entries {
+        let mut entry = message(1, key.as_bytes());
+        wire::put_bytes(&mut entry, 2, &then);
+        wire::put_bytes(&mut map, 1, &entry);
+    }
+    if map.is_empty() {
+        return map;
+    }
+    let mut tree = message(1, &extension(input, &[]));
+    wire::put_bytes(&mut tree, 2, &map);
+    message(2, &tree)
+}
+
 /// An encoded `Matcher.OnMatch` with an action: action = 2, a chain's name as a StringValue.
-fn chain(name: &str) -> Vec<u8> {
+pub(super) fn chain(name: &str) -> Vec<u8> {
     message(2, &extension((name, STRING), &message(1, name.as_bytes())))
 }
 

@@ -1,7 +1,7 @@
 //! `virtualOutbound`: it takes what no other listener takes, and gets chains of ours.
 
 use super::form::{INSIDE, inside_chain};
-use super::matcher::{Port, Table};
+use super::matcher::{Port, Table, chain};
 use super::{Form, Single, Way};
 use crate::listener::{OnDemandConfig, TCP_PROXY_TYPE};
 use crate::wire::{self, Error};
@@ -114,7 +114,7 @@ impl Outer {
         config: &OnDemandConfig,
     ) -> Result<Vec<u8>, Error> {
         let names: Vec<String> = forms.iter().map(|form| form.chain_name()).collect();
-        let mut table = Table::new(&self.catch_all);
+        let mut table = Table::new(chain(&self.catch_all));
         for (port, chain) in &self.ports {
             table.ports.insert(*port, Port::Whole(chain));
         }

@@ -1,20 +1,20 @@
 use super::*;
-use crate::envoy::config::cluster::v3::Cluster;
 use crate::envoy::config::core::v3::{Address, SocketAddress, TrafficDirection, address};
 use crate::envoy::config::core::v3::{Metadata, socket_address::PortSpecifier};
 use crate::envoy::config::listener::v3::{
     AdditionalAddress, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter,
-    listener::ListenerSpecifier,
 };
-use crate::envoy::extensions::filters::network::set_filter_state::v3::Config;
 use crate::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use crate::envoy::google::protobuf::{Any, BoolValue, Duration as ProtoDuration, UInt32Value};
-use crate::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
-use proptest::prelude::*;
+use crate::envoy::service::discovery::v3::Resource;
 use prost::Message;
 
-#[path = "tests/matching.rs"]
+mod istiods;
+mod made;
 mod matching;
+mod random;
+mod wild;
+
 use matching::chain_for;
 
 /// What istiod sent a sidecar, ALLOW_ANY: services of every kind.
@@ -236,7 +236,7 @@ fn what_is_not_for_one_services_address_is_kept() {
         assert_eq!(single(&changed(by)), None, "{what}");
     }
     let wild = changed(&|l| l.address = at("0.0.0.0", 3306));
-    assert!(matches!(kind(&wild), Kind::Wildcard(ports) if ports == [3306].into()));
+    assert!(matches!(kind(&wild), Kind::Wildcard(wild) if wild.ports == [3306].into()));
 }
 
 #[test]
@@ -398,151 +398,6 @@ fn a_wildcard_listener_of_its_port_shadows_it() {
     assert!(!connections.holds("10.0.0.2_5432"));
 }
 
-#[test]
-fn the_chain_is_the_listeners_own_and_picks_by_destination() {
-    let mut logged = [
-        service("a", "10.0.0.1", 3306),
-        service("b", "10.0.0.2", 3306),
-    ];
-    for listener in &mut logged {
-        let chain = &mut listener.filter_chains[0];
-        chain.metadata = Some(Metadata::default());
-        let stats = Filter {
-            name: "istio.stats".into(),
-            ..Default::default()
-        };
-        chain.filters.insert(0, stats);
-    }
-    let own = logged[0].filter_chains[0].clone();
-    let [a, b] = logged;
-    let connections = with(&[a, b, virtual_outbound()]);
-    let plain = outer(&connections);
-    let (istiods, ours) = plain.filter_chains.split_at(2);
-    assert_eq!(istiods, virtual_outbound().filter_chains);
-    let [ours, inside] = ours else {
-        panic!("{} chains", ours.len());
-    };
-    assert_eq!(inside.name, form::INSIDE);
-    assert_eq!(ours.metadata, own.metadata);
-    let names: Vec<_> = ours.filters.iter().map(|f| f.name.as_str()).collect();
-    let expected = [
-        "envoy.filters.network.set_filter_state",
-        "istio.stats",
-        "envoy.filters.network.tcp_proxy",
-    ];
-    assert_eq!(names, expected);
-    let state = filter_state(ours);
-    let format = "lazytcp|%DOWNSTREAM_LOCAL_PORT%|%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%";
-    assert_eq!(
-        state,
-        [("envoy.tcp_proxy.cluster".into(), format.into(), 0)]
-    );
-    let proxy = TcpProxy::decode(&*value(ours, 2)).unwrap();
-    assert!(proxy.on_demand.is_some() && !proxy.stat_prefix.is_empty());
-    assert_eq!(proxy.idle_timeout, None);
-}
-
-/// The value of a filter's typed config.
-fn value(chain: &FilterChain, at: usize) -> Vec<u8> {
-    match &chain.filters[at].config_type {
-        Some(filter::ConfigType::TypedConfig(any)) => any.value.clone(),
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Keys, formats, and how they are handed on, of a chain's first filter.
-fn filter_state(chain: &FilterChain) -> Vec<(String, String, i32)> {
-    let config = Config::decode(&*value(chain, 0)).unwrap();
-    let values = config.on_new_connection.iter().map(|value| {
-        let raw = value.encode_to_vec();
-        let format = wire::last(wire::last(&raw, 2).unwrap().unwrap(), 5)
-            .unwrap()
-            .unwrap();
-        (
-            wire::string(&raw, 1).unwrap().to_owned(),
-            wire::string(format, 3).unwrap().to_owned(),
-            value.shared_with_upstream,
-        )
-    });
-    values.collect()
-}
-
-#[test]
-fn the_chain_inside_hands_the_addresses_on_and_ends_nothing() {
-    let outer = outer(&with(&[virtual_outbound()]));
-    let inside = outer.filter_chains.last().unwrap();
-    assert_eq!(inside.name, form::INSIDE);
-    let here = "lazyin|%DOWNSTREAM_LOCAL_PORT%|%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%";
-    let original_dst = |what| format!("envoy.filters.listener.original_dst.{what}_ip");
-    let expected = [
-        ("envoy.tcp_proxy.cluster".to_owned(), here.to_owned(), 0),
-        (
-            original_dst("local"),
-            "%DOWNSTREAM_LOCAL_ADDRESS%".to_owned(),
-            1,
-        ),
-        (
-            original_dst("remote"),
-            "%DOWNSTREAM_REMOTE_ADDRESS%".to_owned(),
-            1,
-        ),
-    ];
-    assert_eq!(filter_state(inside), expected);
-    let proxy = TcpProxy::decode(&*value(inside, 1)).unwrap();
-    assert_eq!(proxy.idle_timeout, Some(ProtoDuration::default()));
-    assert!(proxy.on_demand.is_some());
-}
-
-#[test]
-fn a_copy_inside_is_the_listener_without_its_address() {
-    let mut own = changed(&|l| l.default_filter_chain = l.filter_chains.pop());
-    own.listener_filters = vec![ListenerFilter {
-        name: "http_inspector".into(),
-        ..Default::default()
-    }];
-    let mut raw = own.encode_to_vec();
-    wire::put_bytes(&mut raw, 54_321, b"from a newer istiod");
-    let any = Any {
-        type_url: crate::ads::LDS.into(),
-        value: raw,
-    };
-    let given = Resource {
-        name: own.name.clone(),
-        resource: Some(any),
-        ..Default::default()
-    };
-    let raw = inside::copy(&given.encode_to_vec(), "lazyin|1|10.0.0.1").unwrap();
-    assert_eq!(Resource::decode(&*raw).unwrap().name, "lazyin|1|10.0.0.1");
-    let raw = payload(&raw).unwrap();
-    assert!(wire::last(raw, 54_321).unwrap().is_some());
-    let mut copy = Listener::decode(raw).unwrap();
-    let first = copy.listener_filters.remove(0);
-    assert_eq!(first.name, "envoy.filters.listener.original_dst");
-    assert!(matches!(
-        copy.listener_specifier.take(),
-        Some(ListenerSpecifier::InternalListener(_))
-    ));
-    own.name = "lazyin|1|10.0.0.1".into();
-    (own.address, own.bind_to_port) = (None, None);
-    assert_eq!(copy, own);
-    assert!(inside::copy(&[0xff], "x").is_err());
-}
-
-#[test]
-fn the_cluster_leads_to_the_copy_of_its_name() {
-    let raw = inside::cluster("lazyin|1|10.0.0.1");
-    assert_eq!(Resource::decode(&*raw).unwrap().name, "lazyin|1|10.0.0.1");
-    assert_eq!(crate::cluster::eds_name(&raw).unwrap(), None);
-    let cluster = Cluster::decode(payload(&raw).unwrap()).unwrap();
-    assert_eq!(cluster.name, "lazyin|1|10.0.0.1");
-    let endpoints = cluster.load_assignment.unwrap().endpoints;
-    let text = format!("{endpoints:?}");
-    assert!(
-        text.contains("ServerListenerName(\"lazyin|1|10.0.0.1\")"),
-        "{text}"
-    );
-}
-
 /// A connection ends when its chain changes: whatever comes and goes, the bytes stay.
 #[test]
 fn a_chain_stays_as_it_is_while_there_is_one_of_its_form() {
@@ -617,155 +472,4 @@ fn there_are_only_so_many_chains() {
     assert_eq!(outer(&connections).filter_chains.len(), 3 + MOST_CHAINS);
     assert_eq!(held(&connections, Way::Cluster).len(), 2 * MOST_CHAINS);
     assert_eq!(held(&connections, Way::Inside).len(), 6);
-}
-
-/// A mesh with services of every kind, as istiod sends it.
-#[test]
-fn of_what_istiod_sends() {
-    let response = DeltaDiscoveryResponse::decode(OF_ISTIOD).unwrap();
-    let mut connections = Connections::default();
-    for resource in &response.resources {
-        let kind = Kind::of(&resource.name, &resource.encode_to_vec()).unwrap();
-        connections.put(&resource.name, kind);
-    }
-    connections.settle();
-    assert_eq!(connections.rest(), Some("PassthroughCluster"));
-    // Kept: those on 3306, 80 and 443, where HTTP services, or ServiceEntries with TLS, make a wildcard
-    // listener; istiod's own ports.
-    let by = |connections: &Connections, way| {
-        let held = connections.held().filter(|(_, w)| *w == way);
-        let services = held.map(|(single, _)| single.service.to_string());
-        let short = services.map(|s| s.replace(".svc.cluster.local", ""));
-        short.collect::<BTreeSet<_>>()
-    };
-    let clusters = [
-        "hl.all-1:9005",
-        "many.all-1:5001",
-        "many.all-1:5002",
-        "redis.all-1:6379",
-        "server.all-1:9000",
-        "server.all-1:9001",
-        "tls.all-1:8443",
-    ];
-    let all = |list: &[&str]| {
-        list.iter()
-            .map(ToString::to_string)
-            .collect::<BTreeSet<_>>()
-    };
-    assert_eq!(by(&connections, Way::Cluster), all(&clusters));
-    let inside = [
-        "auto-1.all-1:4000",
-        "auto-1.all-1:8085",
-        "auto-2.all-1:4000",
-        "auto-2.all-1:8085",
-        "hl.all-1:8086",
-        "mongo.all-1:27017",
-        "subset.all-1:8085",
-    ];
-    assert_eq!(by(&connections, Way::Inside), all(&inside));
-    connections.remove("0.0.0.0_3306");
-    connections.remove("0.0.0.0_443");
-    let clusters = by(&connections, Way::Cluster);
-    for there in [
-        "db-1.all-1:3306",
-        "v6.example.com:3306",
-        "kubernetes.default:443",
-    ] {
-        assert!(clusters.contains(there), "no {there} in {clusters:?}");
-    }
-    let inside = by(&connections, Way::Inside);
-    assert!(
-        inside.contains("ruled.all-1:3306"),
-        "one alone with its idle timeout: {inside:?}"
-    );
-    let outer = outer(&connections);
-    let chain = chain_for(&outer, &to("2001:db8::1", 3306));
-    assert!(chain.starts_with("lazymesh-tcp-"), "{chain}");
-    assert_eq!(outer.filter_chains.len(), 4);
-}
-
-/// Few ports and addresses, so that they meet.
-fn destinations() -> impl Strategy<Value = BTreeSet<(u16, u8, bool)>> {
-    prop::collection::btree_set((3300_u16..3304, any::<u8>(), any::<bool>()), 2..60)
-}
-
-fn address(last: u8, six: bool) -> String {
-    if six {
-        format!("fd00::{last:x}")
-    } else {
-        format!("10.0.0.{last}")
-    }
-}
-
-proptest! {
-    /// Each connection that is held comes to our chain, and no other does.
-    #[test]
-    fn exactly_what_is_held_is_taken(all in destinations(), shadowed in 3300_u16..3310) {
-        let mut listeners = vec![virtual_outbound(), Listener {
-            name: "wild".into(),
-            address: at("0.0.0.0", shadowed),
-            ..Default::default()
-        }];
-        for (port, last, six) in &all {
-            listeners.push(service(&format!("s{last}-{six}"), &address(*last, *six), *port));
-        }
-        let connections = with(&listeners);
-        let outer = outer(&connections);
-        let ours_are = if connections.held().any(|(_, way)| way == Way::Cluster) { "lazymesh-tcp-" } else { form::INSIDE };
-        for port in 3299..3306 {
-            for last in 0..=255 {
-                for six in [false, true] {
-                    let destination = to(&address(last, six), port);
-                    let chain = chain_for(&outer, &destination);
-                    let ours = all.contains(&(port, last, six)) && port != shadowed;
-                    prop_assert_eq!(chain.starts_with(ours_are), ours);
-                    prop_assert!(ours || chain == "virtualOutbound-catchall-tcp");
-                    for way in [Way::Cluster, Way::Inside] {
-                        let found = connections.find(&Asked { way, destination });
-                        prop_assert_eq!(found.is_some(), all.contains(&(port, last, six)));
-                    }
-                }
-            }
-        }
-        prop_assert_eq!(chain_for(&outer, &to("10.0.0.1", 15_001)), "virtualOutbound-blackhole");
-    }
-
-    #[test]
-    fn a_name_comes_back(v4: [u8; 4], v6: [u8; 16], port in 1_u16..) {
-        for address in [IpAddr::from(v4), IpAddr::from(v6)] {
-            for way in [Way::Cluster, Way::Inside] {
-                let asked = Asked { way, destination: Destination::new(address, port) };
-                prop_assert_eq!(Asked::parse(&asked.name()), Some(asked));
-            }
-        }
-    }
-
-    #[test]
-    fn any_name_is_taken_apart_or_not(name in ".*", tail in "[0-9a-f:.|]*") {
-        let _ = Asked::parse(&name);
-        for prefix in ["lazytcp|", "lazyin|"] {
-            if let Some(asked) = Asked::parse(&format!("{prefix}{tail}")) {
-                prop_assert_eq!(Asked::parse(&asked.name()), Some(asked));
-            }
-        }
-    }
-
-    /// istiod's listeners with some bytes changed: an error, or a kind.
-    #[test]
-    fn broken_messages_do_no_harm(which in any::<prop::sample::Index>(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
-        let response = DeltaDiscoveryResponse::decode(OF_ISTIOD).unwrap();
-        let resource = &response.resources[which.index(response.resources.len())];
-        let mut raw = resource.encode_to_vec();
-        for (at, to) in changes {
-            let at = at.index(raw.len());
-            raw[at] = to;
-        }
-        let mut connections = with(&[service("a", "10.0.0.1", 3306), service("b", "10.0.0.2", 3306), virtual_outbound()]);
-        if let Ok(kind) = Kind::of(&resource.name, &raw) {
-            connections.put(&resource.name, kind);
-            connections.settle();
-            let _ = connections.outer(&config());
-        }
-        let _ = inside::copy(&raw, "x");
-    }
 }

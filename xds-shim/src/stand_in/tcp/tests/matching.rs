@@ -12,27 +12,68 @@ use ipnet::IpNet;
 use prost::Message;
 use std::net::IpAddr;
 
-/// The name of the filter chain that takes a connection.
-pub(super) fn chain_for(listener: &Listener, destination: &Destination) -> String {
-    let matcher = listener.filter_chain_matcher.as_ref().unwrap();
-    let chain = find(matcher, destination).unwrap();
-    let known = listener.filter_chains.iter().filter(|c| c.name == chain);
-    assert_eq!(known.count(), 1, "{chain}");
-    chain
+/// What a listener's sniffers find a connection to speak.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Spoken {
+    Http1,
+    Http2,
+    Bytes,
+    Tls,
 }
 
-fn find(matcher: &Matcher, destination: &Destination) -> Option<String> {
+impl Spoken {
+    fn transport(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            _ => "raw_buffer",
+        }
+    }
+
+    fn application(self) -> &'static str {
+        match self {
+            Self::Http1 => "'http/1.1'",
+            Self::Http2 => "'h2c'",
+            Self::Bytes => "",
+            Self::Tls => "'h2','http/1.1'",
+        }
+    }
+}
+
+/// The name of the filter chain that takes a connection nobody sniffed.
+pub(super) fn chain_for(listener: &Listener, destination: &Destination) -> String {
+    chain_of(listener, destination, Spoken::Bytes).unwrap()
+}
+
+/// The name of the filter chain that takes a connection; `None`: the default one.
+pub(super) fn chain_of(
+    listener: &Listener,
+    destination: &Destination,
+    spoken: Spoken,
+) -> Option<String> {
+    let matcher = listener.filter_chain_matcher.as_ref().unwrap();
+    let chain = find(matcher, destination, spoken)?;
+    let known = listener.filter_chains.iter().filter(|c| c.name == chain);
+    assert_eq!(known.count(), 1, "{chain}");
+    Some(chain)
+}
+
+fn find(matcher: &Matcher, destination: &Destination, spoken: Spoken) -> Option<String> {
     let found = match &matcher.matcher_type {
         Some(MatcherType::MatcherTree(tree)) => {
-            let input = tree.input.as_ref().unwrap();
+            let input = type_of(tree.input.as_ref().unwrap());
             match tree.tree_type.as_ref().unwrap() {
                 TreeType::ExactMatchMap(map) => {
-                    assert!(type_of(input).ends_with(".DestinationPortInput"));
                     assert!(!map.map.is_empty());
-                    map.map.get(&destination.port.to_string()).cloned()
+                    let value = match input.rsplit('.').next().unwrap() {
+                        "DestinationPortInput" => destination.port.to_string(),
+                        "TransportProtocolInput" => spoken.transport().to_owned(),
+                        "ApplicationProtocolInput" => spoken.application().to_owned(),
+                        other => panic!("{other}"),
+                    };
+                    map.map.get(&value).cloned()
                 }
                 TreeType::CustomMatch(custom) => {
-                    assert!(type_of(input).ends_with(".DestinationIPInput"));
+                    assert!(input.ends_with(".DestinationIPInput"));
                     by_address(custom, destination.address)
                 }
                 other => panic!("{other:?}"),
@@ -41,12 +82,10 @@ fn find(matcher: &Matcher, destination: &Destination) -> Option<String> {
         None => None,
         other => panic!("{other:?}"),
     };
-    match found {
-        Some(found) => then(&found, destination),
-        None => matcher
-            .on_no_match
-            .as_ref()
-            .and_then(|m| then(m, destination)),
+    let then_found = |on_match: &OnMatch| then(on_match, destination, spoken);
+    match &found {
+        Some(found) => then_found(found),
+        None => matcher.on_no_match.as_ref().and_then(|m| then_found(m)),
     }
 }
 
@@ -71,9 +110,9 @@ fn by_address(custom: &TypedExtensionConfig, address: IpAddr) -> Option<OnMatch>
     found.pop()
 }
 
-fn then(on_match: &OnMatch, destination: &Destination) -> Option<String> {
+fn then(on_match: &OnMatch, destination: &Destination, spoken: Spoken) -> Option<String> {
     match on_match.on_match.as_ref().unwrap() {
-        Then::Matcher(matcher) => find(matcher, destination),
+        Then::Matcher(matcher) => find(matcher, destination, spoken),
         Then::Action(action) => {
             assert_eq!(
                 type_of(action),
