@@ -7,11 +7,16 @@
 use super::Session;
 use crate::cluster::ServicePort;
 use crate::listener::{self, OnDemandConfig};
-use crate::stand_in::tcp::{Asked, Destination, Kind, Way, inside};
+use crate::stand_in::tcp::{Asked, Connections, Destination, Kind, Single, Way, inside};
 use crate::stand_in::{self, Name};
-use crate::store::Stored;
+use crate::store::{Store, Stored};
+use crate::wire;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+
+/// How many copies of listeners a proxy is given: each stays as long as it runs. With so many, all such
+/// listeners are given.
+const MOST_COPIES: usize = 256;
 
 /// Which listeners are given before which, in one response: one for an address before a wildcard of its
 /// port, and what takes the rest last. Otherwise a connection would for a moment go elsewhere.
@@ -26,10 +31,14 @@ enum Rank {
 /// What is known of listeners beside what they are sent as.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
-    pub(super) connections: crate::stand_in::tcp::Connections,
+    connections: Connections,
     ranks: HashMap<Box<str>, Rank>,
     /// Route configurations of listeners that may be copied.
     routes: HashMap<Box<str>, BTreeSet<String>>,
+    /// Those that lead connections of others, as the proxy gets them.
+    composed: HashMap<Box<str>, Arc<Stored>>,
+    /// How many copies of listeners the proxy was given.
+    copies: usize,
     /// Where connections went that asked for a name of ours: Envoy does not ask again.
     asked: BTreeSet<Destination>,
 }
@@ -61,15 +70,36 @@ impl Listeners {
         self.routes.remove(name);
     }
 
-    /// All listeners of a push came.
-    pub(super) fn settle(&mut self, config: &OnDemandConfig) {
+    /// All listeners of a push came: puts together those that lead connections of others.
+    pub(super) fn settle(&mut self, config: &OnDemandConfig, store: &Store) {
         self.connections.settle();
-        let broken = self.connections.outer(config).is_err();
-        let outer = self.ranks.iter().find(|(_, rank)| **rank == Rank::Outer);
-        if let Some((name, _)) = outer.filter(|_| broken) {
-            // What cannot be put together stands for nothing.
-            self.connections.remove(&name.clone());
-        }
+        self.composed = self.compose(config, store).unwrap_or_else(|error| {
+            tracing::warn!(%error, "listeners cannot be put together, none is held");
+            self.connections = Connections::default();
+            HashMap::new()
+        });
+    }
+
+    fn compose(
+        &self,
+        config: &OnDemandConfig,
+        store: &Store,
+    ) -> Result<HashMap<Box<str>, Arc<Stored>>, wire::Error> {
+        let mut all = self.connections.wildcards(config)?;
+        all.extend(self.connections.outer(config)?);
+        let lazy = |(name, raw): (&str, Vec<u8>)| {
+            // Chains of istiod's own ask as well.
+            let lazy = listener::make_lazy(&raw, config)?;
+            let raw = lazy.resource.as_deref().unwrap_or(&raw);
+            Ok((name.into(), store.keep(name, raw)))
+        };
+        all.into_iter().map(lazy).collect()
+    }
+
+    /// Whether a listener is to be given although it is held, for want of a way to its service.
+    fn is_wanted(&self, single: &Single) -> bool {
+        let full = self.copies >= MOST_COPIES && single.plain.is_none();
+        full || self.asked.contains(&single.destination)
     }
 
     fn rank(&self, name: &str) -> Rank {
@@ -95,9 +125,11 @@ impl Session {
         self.whole.is_some()
             || !self.singles.connections.holds(name)
             || self.listeners.proxy.contains_key(name)
-            || self.singles.connections.single(name).is_none_or(|single| {
-                self.admits(&single.service) || self.singles.asked.contains(&single.destination)
-            })
+            || self
+                .singles
+                .connections
+                .single(name)
+                .is_none_or(|single| self.admits(&single.service) || self.singles.is_wanted(single))
     }
 
     fn admits(&self, service: &ServicePort) -> bool {
@@ -106,18 +138,9 @@ impl Session {
 
     /// What the proxy gets of a listener.
     fn view_of_listener(&self, stored: &Arc<Stored>) -> Arc<Stored> {
-        if self.whole.is_some() || self.singles.rank(&stored.name) != Rank::Outer {
-            return Arc::clone(stored);
-        }
-        match self.singles.connections.outer(&self.config) {
-            Ok(Some((name, raw))) if name == &*stored.name => {
-                // Chains of istiod's own may ask as well.
-                let lazy = listener::make_lazy(&raw, &self.config).unwrap_or_default();
-                self.store
-                    .keep(name, lazy.resource.as_deref().unwrap_or(&raw))
-            }
-            _ => Arc::clone(stored),
-        }
+        let composed = self.singles.composed.get(&stored.name);
+        let view = composed.filter(|_| self.whole.is_none()).unwrap_or(stored);
+        Arc::clone(view)
     }
 
     /// Sends the listeners that were held until now.
@@ -210,6 +233,7 @@ impl Session {
         // One that is there has connections, which a change would end.
         if !self.listeners.proxy.contains_key(name) {
             self.send_listeners(&[copy], &[], None);
+            self.singles.copies += 1;
         }
         self.give_routes(|name, _| routes.contains(name));
         self.give_clusters_of(&BTreeSet::from([service]));

@@ -26,7 +26,7 @@ impl Session {
             self.listeners.remove(name.as_str());
             self.singles.remove(name);
         }
-        self.singles.settle(&self.config);
+        self.singles.settle(&self.config, &self.store);
         // Names that were asked for have a place of their own in the first listeners that are given.
         let placed = self.place_connections();
         self.give_clusters_of(&placed);
