@@ -18,8 +18,9 @@ where
 pub(crate) mod http2 {
     use std::time::Duration;
 
-    /// Bytes a peer may send on a stream before it must wait for us.
-    pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
+    /// Bytes a peer may send on a stream before it must wait for us: more than the usual large body of
+    /// 64 KiB, which else would wait for a word of ours in its midst.
+    pub(crate) const STREAM_WINDOW: u32 = 128 << 10;
     /// Room for all streams of a connection at once, so that none that stalls can stall another.
     pub(crate) const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
     /// Bytes of a stream that wait in memory to be written.

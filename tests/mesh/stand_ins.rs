@@ -1,11 +1,11 @@
-//! Virtual hosts that are held: nobody can tell, whatever a request's host is written like.
+//! Virtual hosts and listeners that are held: nobody can tell, whatever a request's host is written like.
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::app::Outcome;
 use mesh_tests::testbed::{AppPorts, Call, Case, Pod, Test, until};
 use serde_json::Value;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::on_demand::Shop;
 
@@ -23,6 +23,12 @@ pub(crate) fn tests() -> Vec<Test> {
             outlives_its_copy,
         ),
         Test::new("stand_ins::services_come_and_go", services_come_and_go),
+        Test::new("stand_ins::connections_are_held", connections_are_held),
+        Test::new("stand_ins::sniffed_ports", sniffed_ports),
+        Test::new(
+            "stand_ins::first_connections_go_on",
+            first_connections_go_on,
+        ),
     ]
 }
 
@@ -371,5 +377,188 @@ async fn services_come_and_go(case: Case) -> Result<()> {
     })
     .await?;
     ensure!(who("service1").await? == server.name());
+    Ok(())
+}
+
+/// The listeners a pod's Envoy has for addresses of this service.
+async fn listeners_of(shop: &Shop, pod: &Pod, service: &str) -> Result<Vec<String>> {
+    let address = address(shop, service).await?;
+    let listeners = pod.envoy().await?.dynamic_listeners().await?;
+    let of = |name: &String| name.starts_with(&format!("{address}_"));
+    Ok(listeners.into_iter().filter(of).collect())
+}
+
+/// Services with a TCP port, one where the server speaks first, and one whose protocol is sniffed, which
+/// answers HTTP; and a pod behind all of them.
+async fn connections(shop: &Shop, count: usize) -> Result<Pod> {
+    for number in 0..count {
+        let service = shop.ns.service(&format!("service{number}"));
+        let service = service
+            .port("tcp", 9000, 9000)
+            .port("tcp-first", 9001, 9001);
+        let service = service.port("sniffed", 8085, 8085).port("odd", 9005, 9005);
+        service.selector(&[("app", "server")]).create().await?;
+    }
+    let ports = AppPorts {
+        http: vec![8085],
+        tcp: vec![9000, 9005],
+        tcp_server_first: vec![9001],
+    };
+    shop.ns.workload("server").app(ports).start().await
+}
+
+async fn connections_are_held(case: Case) -> Result<()> {
+    let shop = Shop::open(&case).await?;
+    let server = connections(&shop, 3).await?;
+    let plain = shop.ns.workload("plain").no_app().start().await?;
+    let client = shop.client("client").await?;
+    ensure!(listeners_of(&shop, &plain, "service0").await?.len() == 4);
+    ensure!(listeners_of(&shop, &client, "service0").await?.is_empty());
+    for (scheme, port) in [
+        ("tcp", 9000),
+        ("tcp-server-first", 9001),
+        ("http1", 8085),
+        ("tcp", 9005),
+    ] {
+        let url = format!("{scheme}://service0:{port}");
+        let call = Call::new(&url).body_bytes(100_000).method("POST");
+        for round in ["first", "second"] {
+            let outcome = client.call(&call).await?;
+            let answer = outcome
+                .answer()
+                .with_context(|| format!("{round} call to {url}"))?;
+            ensure!(answer.who.pod == server.name(), "{answer:?}");
+            let expected = plain.call(&call).await?;
+            same_caller(&plain, &expected, &client, &outcome)?;
+        }
+        let own = format!("_{port}");
+        until("the service's own listener", LIMIT, || async {
+            let listeners = listeners_of(&shop, &client, "service0").await?;
+            ensure!(listeners.iter().any(|l| l.ends_with(&own)), "{listeners:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    ensure!(listeners_of(&shop, &client, "service1").await?.is_empty());
+    until("copies to go", COPY_STAYS + LIMIT, || async {
+        let clusters = client.envoy().await?.dynamic_clusters().await?;
+        let copies: Vec<_> = clusters.iter().filter(|c| c.starts_with("lazy")).collect();
+        ensure!(copies.is_empty(), "{copies:?}");
+        Ok(())
+    })
+    .await?;
+    // As an address that no service has: the connection is closed, or refused, and never held.
+    for port in [9000, 8085] {
+        let call = Call::new(format!("tcp://{}:{port}", plain.address()));
+        let (expected, got) = (plain.call(&call).await?, client.call(&call).await?);
+        ensure!(
+            expected.is_ok() == got.is_ok(),
+            "{got:?}, a plain pod: {expected:?}"
+        );
+    }
+    Ok(())
+}
+
+/// A server that sees whose call it was from a plain pod sees it from a lazy one.
+fn same_caller(plain: &Pod, expected: &Outcome, lazy: &Pod, got: &Outcome) -> Result<()> {
+    let caller = |outcome: &Outcome| anyhow::Ok(outcome.answer()?.saw.caller.clone());
+    let knows = caller(expected)? == Some(plain.spiffe_id());
+    ensure!(knows || caller(expected)?.is_none(), "{expected:?}");
+    ensure!(
+        caller(got)? == knows.then(|| lazy.spiffe_id()),
+        "{got:?}, a plain pod: {expected:?}"
+    );
+    Ok(())
+}
+
+/// WebSocket, HTTP/2 and HTTP with other services' HTTP on the same port, where the protocol is sniffed.
+async fn sniffed_ports(case: Case) -> Result<()> {
+    let shop = Shop::open(&case).await?;
+    for (service, port) in [
+        ("auto0", "web"),
+        ("auto1", "web"),
+        ("auto2", "web"),
+        ("named", "http"),
+    ] {
+        let service = shop.ns.service(service).port(port, 8085, 8085);
+        service.selector(&[("app", "server")]).create().await?;
+    }
+    let ports = AppPorts {
+        http: vec![8085],
+        tcp: Vec::new(),
+        tcp_server_first: Vec::new(),
+    };
+    let server = shop.ns.workload("server").app(ports).start().await?;
+    let plain = shop.ns.workload("plain").no_app().start().await?;
+    let client = shop.client("client").await?;
+    for (service, scheme) in [
+        ("auto0", "http1"),
+        ("auto1", "http2"),
+        ("auto2", "ws"),
+        ("named", "http1"),
+    ] {
+        let url = format!("{scheme}://{service}:8085/");
+        for round in ["first", "second", "third"] {
+            let call = Call::new(&url);
+            let outcome = client.call(&call).await?;
+            let answer = outcome
+                .answer()
+                .with_context(|| format!("{round} call to {url}"))?;
+            ensure!(answer.who.pod == server.name(), "{answer:?}");
+            let expected = plain.call(&call).await?;
+            same_caller(&plain, &expected, &client, &outcome)
+                .with_context(|| format!("{round} {url}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Longer than an Envoy of Istio's takes to end connections of listeners that changed.
+const DRAIN: Duration = Duration::from_secs(45);
+
+/// The connections of first calls go on, whatever comes and goes meanwhile.
+async fn first_connections_go_on(case: Case) -> Result<()> {
+    let shop = Shop::open(&case).await?;
+    connections(&shop, 2).await?;
+    let client = shop.client("client").await?;
+    let mut talks = Vec::new();
+    for url in [
+        "tcp://service0:9000",
+        "tcp://service1:9005",
+        "http1://service1:8085/",
+    ] {
+        // On one connection, from the first call on.
+        let call = Call::new(url).reuse().rate(5.0).concurrency(1);
+        talks.push((url, client.traffic(&call).await?));
+    }
+    let started = Instant::now();
+    let mut round = 0;
+    while started.elapsed() < DRAIN + Duration::from_secs(10) {
+        round += 1;
+        let name = format!("late{round}");
+        let service = shop
+            .ns
+            .service(&name)
+            .port("tcp", 9000, 9000)
+            .port("odd", 9005, 9005);
+        service.selector(&[("app", "server")]).create().await?;
+        until("the service that came", LIMIT, || async {
+            for port in [9000, 9005] {
+                let call = Call::new(format!("tcp://{name}:{port}"));
+                client.call(&call).await?.answer()?;
+            }
+            Ok(())
+        })
+        .await?;
+        for (_, talk) in &talks {
+            talk.wait_for(5, LIMIT).await?;
+        }
+    }
+    for (url, talk) in talks {
+        let summary = talk.stop().await?;
+        summary
+            .expect_no_failure()
+            .with_context(|| url.to_owned())?;
+    }
     Ok(())
 }

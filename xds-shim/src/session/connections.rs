@@ -201,20 +201,37 @@ impl Session {
     }
 
     /// Gives a copy of a listener, and returns the cluster that leads there once its routes are with it.
+    /// The copy goes first: Envoy takes routes only when something uses them.
     fn lead_inside(
         &mut self,
         name: &str,
         listener: &str,
         service: ServicePort,
     ) -> Option<Arc<Stored>> {
-        let routes = self
-            .singles
-            .routes
-            .get(listener)
-            .cloned()
-            .unwrap_or_default();
+        // One that is there has connections, which a change would end.
+        if !self.listeners.proxy.contains_key(name) {
+            let stored = Arc::clone(self.listeners.get(listener)?);
+            let Ok(copy) = inside::copy(&stored.raw, name) else {
+                return Some(self.stand_in(name));
+            };
+            let copy = self.store.keep(name, &copy);
+            self.send_listeners(&[copy], &[], None);
+            self.singles.copies += 1;
+        }
+        let routes = self.singles.routes.get(listener).cloned();
+        let routes = routes.unwrap_or_default();
+        if !self.have_routes(&routes) {
+            return None;
+        }
+        self.give_routes(|name, _| routes.contains(name));
+        self.give_clusters_of(&BTreeSet::from([service]));
+        Some(self.store.keep(name, &inside::cluster(name)))
+    }
+
+    /// Whether istiod has sent all of these route configurations; asks for them if not.
+    fn have_routes(&mut self, names: &BTreeSet<String>) -> bool {
         let mut new = self.routes.request();
-        for name in &routes {
+        for name in names {
             if self.routes.watched.insert(name.as_str().into()) {
                 new.subscribe.push(name.clone());
             }
@@ -222,22 +239,7 @@ impl Session {
         if !new.subscribe.is_empty() {
             self.ask_istiod(new);
         }
-        if routes.iter().any(|name| self.routes.get(name).is_none()) {
-            return None;
-        }
-        let stored = Arc::clone(self.listeners.get(listener)?);
-        let Ok(copy) = inside::copy(&stored.raw, name) else {
-            return Some(self.stand_in(name));
-        };
-        let copy = self.store.keep(name, &copy);
-        // One that is there has connections, which a change would end.
-        if !self.listeners.proxy.contains_key(name) {
-            self.send_listeners(&[copy], &[], None);
-            self.singles.copies += 1;
-        }
-        self.give_routes(|name, _| routes.contains(name));
-        self.give_clusters_of(&BTreeSet::from([service]));
-        Some(self.store.keep(name, &inside::cluster(name)))
+        names.iter().all(|name| self.routes.get(name).is_some())
     }
 
     /// Whether a connection may come by a chain that asks for this name.
