@@ -105,7 +105,7 @@ fn shared(
             .map(|_| Reporter::new(metrics.clone())),
         wait_for_controller: Instant::now() + config.controller_wait,
         store,
-        on_demand: OnDemandConfig::new(config.on_demand_timeout),
+        on_demand: OnDemandConfig::new(config.on_demand_timeout).holding(config.hold),
         default_mode: config.default_mode,
         metrics,
         misunderstood: Shared::nobody_misunderstood(),

@@ -1,5 +1,6 @@
 //! Flags, and the checks between them.
 
+use crate::listener::Hold;
 use clap::Parser;
 use dependency_graph::Mode;
 use graph_client::ControllerArgs;
@@ -94,6 +95,17 @@ pub struct Config {
     #[arg(long, env = "ON_DEMAND_TIMEOUT", default_value = "5s", value_name = "DURATION", value_parser = hold, help_heading = "On demand")]
     pub on_demand_timeout: Duration,
 
+    /// What a lazy sidecar does not get until it is used. Proxies take up a change when they connect again
+    #[arg(
+        long,
+        env = "HOLD",
+        value_enum,
+        default_value_t,
+        value_name = "WHAT",
+        help_heading = "On demand"
+    )]
+    pub hold: Hold,
+
     /// Health, metrics and debug pages
     #[arg(long, env = "ADMIN_LISTEN", default_value_t = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15014), value_name = "ADDR:PORT", help_heading = "Operation")]
     pub admin_listen: SocketAddr,
@@ -167,6 +179,8 @@ mod tests {
     fn values_out_of_range_are_refused() {
         let with = |extra: &[&str]| parse(&[&PLAIN, extra].concat());
         assert!(with(&["--default-mode", "on-demand"]).is_ok());
+        assert_eq!(with(&[]).unwrap().hold, Hold::All);
+        assert_eq!(with(&["--hold", "clusters"]).unwrap().hold, Hold::Clusters);
         for bad in [
             ["--default-mode", "sidecar"],
             ["--default-mode", "lazy"],

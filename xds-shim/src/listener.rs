@@ -43,6 +43,18 @@ pub struct OnDemandConfig {
     http_filter: Vec<u8>,
     /// An encoded `TcpProxy.OnDemand`.
     tcp: Vec<u8>,
+    /// How much is held.
+    hold: Hold,
+}
+
+/// How much of a lazy proxy's config is held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Hold {
+    /// Clusters and endpoints.
+    Clusters,
+    /// Virtual hosts and listeners too, which have stand-ins.
+    #[default]
+    All,
 }
 
 impl OnDemandConfig {
@@ -83,7 +95,19 @@ impl OnDemandConfig {
         Self {
             http_filter: http_filter.encode_to_vec(),
             tcp: tcp.encode_to_vec(),
+            hold: Hold::default(),
         }
+    }
+
+    /// The same, but for how much is held.
+    #[must_use]
+    pub fn holding(self, hold: Hold) -> Self {
+        Self { hold, ..self }
+    }
+
+    /// Whether virtual hosts and listeners may be held.
+    pub fn has_stand_ins(&self) -> bool {
+        self.hold == Hold::All
     }
 
     /// An encoded `TcpProxy.OnDemand`.
@@ -231,7 +255,8 @@ impl Pass<'_> {
             return Ok(());
         };
         let name = wire::string(rds, 2)?;
-        match stand_in::header_value(name).filter(|_| !changes_authority(hcm)) {
+        let told = self.config.has_stand_ins() && !changes_authority(hcm);
+        match stand_in::header_value(name).filter(|_| told) {
             Some(value) => wire::put_bytes(out, 52, &write_header(&value)),
             None => {
                 self.lazy.whole_routes.insert(name.to_owned());

@@ -117,6 +117,10 @@ pub struct Summary {
     pub admitted: usize,
     /// Clusters the proxy asked for that istiod does not know.
     pub unknown: usize,
+    /// Listeners kept back.
+    pub held_listeners: usize,
+    /// Copies of clusters that first calls run on, or ran on a moment ago.
+    pub copies: usize,
     /// Why nothing is held, where that is so.
     pub whole: Option<&'static str>,
 }
@@ -307,6 +311,8 @@ impl Session {
             held: self.outbound.count().saturating_sub(given),
             admitted: given,
             unknown: self.unknown.len(),
+            held_listeners: self.held_listeners(),
+            copies: self.copies(),
             whole: self.whole,
         }
     }

@@ -72,6 +72,9 @@ impl Listeners {
 
     /// All listeners of a push came: puts together those that lead connections of others.
     pub(super) fn settle(&mut self, config: &OnDemandConfig, store: &Store) {
+        if !config.has_stand_ins() {
+            self.connections = Connections::default();
+        }
         self.connections.settle();
         self.composed = self.compose(config, store).unwrap_or_else(|error| {
             tracing::warn!(%error, "listeners cannot be put together, none is held");
@@ -117,6 +120,12 @@ impl Session {
             .collect();
         lacking.sort_by_key(|s| (self.singles.rank(&s.name), s.name.clone()));
         lacking
+    }
+
+    /// How many listeners the proxy does not have.
+    pub(super) fn held_listeners(&self) -> usize {
+        let held = |s: &&Arc<Stored>| !self.listeners.proxy.contains_key(&s.name);
+        self.listeners.all().filter(held).count()
     }
 
     fn gives_listener(&self, stored: &Stored) -> bool {

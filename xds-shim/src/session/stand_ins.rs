@@ -345,6 +345,12 @@ impl Session {
         }
     }
 
+    /// How many copies of clusters the proxy has.
+    pub(super) fn copies(&self) -> usize {
+        let names = self.clusters.proxy.keys();
+        names.filter(|n| Name::parse(n).is_some()).count()
+    }
+
     /// Removes copies that nothing leads to for a while. To be called now and then.
     pub fn tidy(&mut self, now: Instant) -> Vec<Output> {
         self.give_services_due();
