@@ -29,7 +29,7 @@ pub struct Identity {
 /// What a server saw of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saw {
-    /// `http1`, `http2`, `grpc`, `ws`, `tcp` or `tcp-server-first`.
+    /// `http1`, `http2`, `grpc`, `ws`, `tcp`, `tcp-server-first` or `tls`.
     pub protocol: String,
     /// The port it arrived at.
     pub port: u16,
@@ -37,7 +37,7 @@ pub struct Saw {
     pub method: String,
     /// The path with its query.
     pub path: String,
-    /// The authority, or the `host` header.
+    /// The authority, or the `host` header; over TCP the peer's address, over TLS the name the client asked for.
     pub host: String,
     /// All headers, names in lower case; several values of a name joined with ", ".
     pub headers: BTreeMap<String, String>,

@@ -26,7 +26,7 @@ mod wait;
 mod workload;
 
 pub use client::{Call, Traffic, TrafficSummary};
-pub use cluster::Cluster;
+pub use cluster::{Cluster, PodEndpoint};
 pub use control_plane::{IstiodOptions, Places};
 pub use controller::Controllers;
 pub use envoy::{Envoy, Memory};

@@ -110,6 +110,7 @@ async fn compare(case: &Case, policy: Option<&str>) -> Result<()> {
         http: vec![80],
         tcp: Vec::new(),
         tcp_server_first: Vec::new(),
+        tls: Vec::new(),
     };
     shop.ns.workload("server").start().await?;
     let headless = shop.ns.workload("headless").app(on_80.clone());

@@ -17,7 +17,7 @@ use super::{process, tools};
 use crate::app::{Answer, Outcome, Saw};
 
 /// A call, or many, to be made from a pod. The URL is `PROTOCOL://HOST[:PORT][/PATH]`, the protocol one of `http10`,
-/// `http1`, `http2`, `grpc`, `grpc-stream`, `grpc-chat`, `ws`, `tcp`, `tcp-server-first`; the host an address or a service as
+/// `http1`, `http2`, `grpc`, `grpc-stream`, `grpc-chat`, `ws`, `tcp`, `tcp-server-first`, `tls`; the host an address or a service as
 /// pods of the namespace name it. [`Call::to`] says where to connect for any other host.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -46,6 +46,12 @@ impl Call {
     pub fn to(mut self, address: Ipv4Addr) -> Self {
         self.to = Some(address);
         self
+    }
+
+    /// Connects to this port, whatever the URL says.
+    #[must_use]
+    pub fn to_port(self, port: u16) -> Self {
+        self.arg("--port", port)
     }
 
     /// The HTTP method; GET without.
@@ -110,6 +116,13 @@ impl Call {
     }
 
     async fn command(&self, pod: &Pod) -> Result<Command> {
+        let mut command = pod.command(&tools::own_program("mesh-app")?);
+        command.arg("call").args(self.words(pod).await?);
+        Ok(command)
+    }
+
+    /// The arguments of `mesh-app call`.
+    async fn words(&self, pod: &Pod) -> Result<Vec<String>> {
         let host = host(&self.url)?;
         let address = match (self.to, host.parse()) {
             (Some(address), _) | (None, Ok(address)) => address,
@@ -122,11 +135,13 @@ impl Call {
                     format!("no service {host} (hint: say where to connect with Call::to)")
                 })?,
         };
-        let mut command = pod.command(&tools::own_program("mesh-app")?);
-        command
-            .args(["call", &self.url, "--resolve", &address.to_string()])
-            .args(&self.args);
-        Ok(command)
+        let mut words = vec![
+            self.url.clone(),
+            "--resolve".to_owned(),
+            address.to_string(),
+        ];
+        words.extend_from_slice(&self.args);
+        Ok(words)
     }
 }
 
@@ -194,6 +209,31 @@ impl Pod {
             .collect()
     }
 
+    /// Makes one call after the other, by one client program, and gives back the outcome of each, in their order.
+    ///
+    /// # Errors
+    /// When they cannot even be tried.
+    pub async fn call_each(&self, calls: &[Call]) -> Result<Vec<Outcome>> {
+        let mut lines = String::new();
+        for call in calls {
+            lines += &serde_json::to_string(&call.words(self).await?)?;
+            lines.push('\n');
+        }
+        let mut command = self.command(&tools::own_program("mesh-app")?);
+        let printed = process::output(command.arg("call-each"), &lines).await?;
+        let outcomes: Vec<Outcome> = printed
+            .lines()
+            .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+            .collect::<Result<_>>()?;
+        anyhow::ensure!(
+            outcomes.len() == calls.len(),
+            "{} calls have {} outcomes",
+            calls.len(),
+            outcomes.len()
+        );
+        Ok(outcomes)
+    }
+
     /// Starts steady traffic, which goes on until [`Traffic::stop`].
     ///
     /// # Errors
@@ -211,6 +251,17 @@ impl Pod {
     pub async fn seen(&self) -> Result<Vec<Saw>> {
         let url = format!("http://{}:{CONTROL_PORT}/_seen", self.address());
         Ok(serde_json::from_str(&super::http::get(&url).await?.body)?)
+    }
+
+    /// Has its application forget what it has seen.
+    ///
+    /// # Errors
+    /// When it has no application.
+    pub async fn forget_seen(&self) -> Result<()> {
+        let stream = tokio::net::TcpStream::connect((self.address(), CONTROL_PORT)).await?;
+        let answer = super::http::over(stream, ::http::Method::DELETE, "/_seen").await?;
+        anyhow::ensure!(answer.status == 200, "/_seen: {}", answer.status);
+        Ok(())
     }
 }
 

@@ -37,8 +37,19 @@ struct Port {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Endpoint {
     address: Ipv4Addr,
-    /// None for an endpoint outside the mesh's pods.
-    pod: Option<String>,
+    /// Its namespace and name; none for an endpoint outside the mesh's pods.
+    pod: Option<Key>,
+}
+
+/// A pod as an endpoint of services of any namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEndpoint {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
 }
 
 #[derive(Clone, Debug)]
@@ -147,6 +158,27 @@ impl Cluster {
         state.write(resources).await
     }
 
+    /// Gives services without a selector the pods behind them, which may be of another namespace. The services may not
+    /// be there yet.
+    ///
+    /// # Errors
+    /// When a write fails.
+    pub async fn set_pods(
+        &self,
+        resources: &Resources,
+        services: Vec<((String, String), Vec<PodEndpoint>)>,
+    ) -> Result<()> {
+        let mut state = self.state.lock().await;
+        for (key, pods) in services {
+            let endpoints = pods.into_iter().map(|pod| Endpoint {
+                address: pod.address,
+                pod: Some((pod.namespace, pod.name)),
+            });
+            state.fixed.insert(key, endpoints.collect());
+        }
+        state.write(resources).await
+    }
+
     /// The address that the host of a URL stands for, seen from `namespace`: the ClusterIP of `name`, `name.ns`,
     /// `name.ns.svc` or the full name; for a headless service, its first endpoint.
     pub async fn resolve(&self, namespace: &str, host: &str) -> Option<Ipv4Addr> {
@@ -246,9 +278,9 @@ impl State {
                     .iter()
                     .all(|(label, value)| pod.labels.get(label) == Some(value))
             })
-            .map(|((_, name), pod)| Endpoint {
-                address: pod.address,
-                pod: Some(name.clone()),
+            .map(|(pod, entry)| Endpoint {
+                address: entry.address,
+                pod: Some(pod.clone()),
             })
             .collect()
     }
@@ -329,7 +361,7 @@ fn endpoint_slice(
         .iter()
         .map(|endpoint| {
             // istiod looks at the pod's labels to learn that it speaks mTLS.
-            let target = endpoint.pod.as_ref().map(|pod| json!({"kind": "Pod", "name": pod, "namespace": namespace}));
+            let target = endpoint.pod.as_ref().map(|(namespace, pod)| json!({"kind": "Pod", "name": pod, "namespace": namespace}));
             json!({"addresses": [endpoint.address], "conditions": {"ready": true, "serving": true, "terminating": false},
                    "nodeName": "node-1", "targetRef": target})
         })
@@ -385,7 +417,7 @@ mod tests {
         let endpoints = state.endpoints(key, service);
         let wanted = Endpoint {
             address: Ipv4Addr::new(10, 20, 1, 1),
-            pod: Some("one".into()),
+            pod: Some(("ns".into(), "one".into())),
         };
         assert_eq!(endpoints, BTreeSet::from([wanted]));
         let table = virtual_ips(&BTreeMap::from([(

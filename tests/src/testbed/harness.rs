@@ -111,6 +111,14 @@ impl Case {
         namespace
     }
 
+    /// Removes a namespace, and all in it, before the test ends.
+    pub async fn remove(&self, namespace: &Namespace) {
+        self.namespaces
+            .lock()
+            .retain(|other| other.name() != namespace.name());
+        namespace.remove().await;
+    }
+
     async fn clean_up(&self) {
         let namespaces = std::mem::take(&mut *self.namespaces.lock());
         for namespace in namespaces {

@@ -204,7 +204,10 @@ impl Mesh {
     }
 
     /// Makes `host` resolve in all pods and for our own parts.
-    pub(super) fn add_host(&self, address: Ipv4Addr, host: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn add_host(&self, address: Ipv4Addr, host: &str) -> Result<()> {
         add_host(&self.0.hosts, address, host)
     }
 

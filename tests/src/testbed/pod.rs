@@ -73,6 +73,8 @@ pub struct AppPorts {
     pub tcp: Vec<u16>,
     /// TCP, the server speaks first.
     pub tcp_server_first: Vec<u16>,
+    /// TLS with the application's own certificate, inside it as over TCP.
+    pub tls: Vec<u16>,
 }
 
 impl Default for AppPorts {
@@ -81,6 +83,7 @@ impl Default for AppPorts {
             http: vec![8080, 8082, 7070],
             tcp: vec![9000],
             tcp_server_first: vec![9001],
+            tls: Vec::new(),
         }
     }
 }
@@ -201,6 +204,7 @@ impl Pod {
             ("--http", &ports.http),
             ("--tcp", &ports.tcp),
             ("--tcp-server-first", &ports.tcp_server_first),
+            ("--tls", &ports.tls),
         ] {
             for port in ports {
                 command.arg(flag).arg(port.to_string());

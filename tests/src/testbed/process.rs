@@ -142,11 +142,16 @@ pub(super) async fn output(command: &mut Command, stdin: &str) -> Result<String>
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("cannot start {line}"))?;
-    if let Some(mut pipe) = child.stdin.take() {
-        // A program that does not read its input may have closed it.
-        let _ = pipe.write_all(stdin.as_bytes()).await;
-    }
-    let output = child.wait_with_output().await?;
+    let pipe = child.stdin.take();
+    let feed = async {
+        if let Some(mut pipe) = pipe {
+            // A program that does not read its input may have closed it.
+            let _ = pipe.write_all(stdin.as_bytes()).await;
+        }
+    };
+    // At once: a program may wait with reading until what it has printed is taken.
+    let ((), output) = tokio::join!(feed, child.wait_with_output());
+    let output = output?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::bail!("{line} failed ({}): {}", output.status, said.trim());

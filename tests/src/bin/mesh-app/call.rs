@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use clap::Parser as _;
 use mesh_tests::app::{Answer, Outcome};
 use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -26,11 +27,14 @@ use crate::digest::Digest;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// PROTOCOL://HOST[:PORT][/PATH]; PROTOCOL is http10, http1, http2, grpc, grpc-stream, grpc-chat, ws, tcp or tcp-server-first
+    /// PROTOCOL://HOST[:PORT][/PATH]; PROTOCOL is http10, http1, http2, grpc, grpc-stream, grpc-chat, ws, tcp, tcp-server-first or tls
     url: String,
     /// Connect to this address, whatever HOST is
     #[arg(long)]
     resolve: Ipv4Addr,
+    /// Connect to this port, whatever the URL says
+    #[arg(long)]
+    port: Option<u16>,
     /// The HTTP method
     #[arg(long, default_value = "GET")]
     method: String,
@@ -95,6 +99,33 @@ pub(crate) enum Protocol {
     WebSocket,
     Tcp,
     TcpServerFirst,
+    Tls,
+}
+
+/// One call for each line of standard input, a JSON list of the arguments of `call`; one after the other, and a line of
+/// JSON for each.
+pub(crate) async fn run_each() -> Result<()> {
+    #[derive(clap::Parser)]
+    #[command(no_binary_name = true)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut stdout = tokio::io::stdout();
+    while let Some(line) = lines.next_line().await? {
+        let words: Vec<String> = serde_json::from_str(&line).with_context(|| line.clone())?;
+        let args = Line::try_parse_from(words)
+            .with_context(|| line.clone())?
+            .args;
+        let limit = Duration::from_millis(args.timeout_ms);
+        let outcome = Target::read(&args)?.call(limit).await;
+        stdout
+            .write_all(format!("{}\n", serde_json::to_string(&outcome)?).as_bytes())
+            .await?;
+        stdout.flush().await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
@@ -192,9 +223,10 @@ impl Target {
         let (authority, path) = rest
             .find('/')
             .map_or((rest, "/"), |slash| rest.split_at(slash));
-        let port = match authority.rsplit_once(':') {
-            Some((_, port)) => port.parse().context("the port")?,
-            None => 80,
+        let port = match (args.port, authority.rsplit_once(':')) {
+            (Some(port), _) => port,
+            (None, Some((_, port))) => port.parse().context("the port")?,
+            (None, None) => 80,
         };
         let mut headers = ::http::HeaderMap::new();
         for header in &args.headers {
@@ -237,6 +269,7 @@ impl Target {
                 }
                 Protocol::WebSocket => websocket::call(self).await,
                 Protocol::Tcp | Protocol::TcpServerFirst => tcp::call(self).await,
+                Protocol::Tls => tcp::call_tls(self).await,
             }
         };
         let mut outcome = match timeout(limit, exchange).await {
@@ -300,6 +333,7 @@ impl Protocol {
             "ws" => Self::WebSocket,
             "tcp" => Self::Tcp,
             "tcp-server-first" => Self::TcpServerFirst,
+            "tls" => Self::Tls,
             other => bail!("{other} is no protocol I speak"),
         })
     }

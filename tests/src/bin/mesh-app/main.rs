@@ -17,10 +17,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Answers over HTTP/1.1, HTTP/2, gRPC, WebSocket and TCP
+    /// Answers over HTTP/1.1, HTTP/2, gRPC, WebSocket, TCP and TLS
     Serve(serve::Args),
     /// Calls, and prints the outcome of each call as a line of JSON
     Call(call::Args),
+    /// Makes the call of each line of standard input, a JSON list of the arguments of `call`
+    CallEach,
 }
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Serve(args) => serve::run(args).await,
             Command::Call(args) => call::run(args).await,
+            Command::CallEach => call::run_each().await,
         }
     });
     match result {

@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// A port for TCP where the server speaks first
     #[arg(long)]
     tcp_server_first: Vec<u16>,
+    /// A port for TLS with a certificate of its own, inside it as over TCP
+    #[arg(long)]
+    tls: Vec<u16>,
     /// The port that tells what was seen: GET /_seen (JSON), DELETE /_seen, GET /_ready
     #[arg(long)]
     control: u16,
@@ -113,6 +116,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     for port in args.tcp_server_first {
         accept(&mut loops, &state, port, move |state, stream| {
             tcp::serve(state, stream, port, true)
+        })
+        .await?;
+    }
+    let tls = tcp::tls_config()?;
+    for port in args.tls {
+        let tls = Arc::clone(&tls);
+        accept(&mut loops, &state, port, move |state, stream| {
+            tcp::serve_tls(state, stream, port, Arc::clone(&tls))
         })
         .await?;
     }

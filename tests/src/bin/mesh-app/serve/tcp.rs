@@ -1,12 +1,14 @@
 //! TCP: a line with a length, that many bytes, and an answer on a line; again and again. A server that speaks first
-//! sends an answer to nothing before that.
+//! sends an answer to nothing before that. Over TLS the same, and the answer says which name the client asked for.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use mesh_tests::app::Saw;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+use rustls::ServerConfig;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 
 use super::State;
 use crate::digest::Digest;
@@ -18,7 +20,6 @@ pub(crate) async fn serve(
     speaks_first: bool,
 ) -> Result<()> {
     let peer = stream.peer_addr()?.ip().to_string();
-    let mut stream = BufStream::new(stream);
     let protocol = if speaks_first {
         "tcp-server-first"
     } else {
@@ -30,9 +31,46 @@ pub(crate) async fn serve(
         host: peer,
         ..Saw::default()
     };
+    let mut stream = BufStream::new(stream);
     if speaks_first {
         send(&mut stream, &state, head.clone()).await?;
     }
+    talk(&state, stream, head).await
+}
+
+pub(crate) async fn serve_tls(
+    state: Arc<State>,
+    stream: TcpStream,
+    port: u16,
+    config: Arc<ServerConfig>,
+) -> Result<()> {
+    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let name = stream.get_ref().1.server_name().unwrap_or_default();
+    let head = Saw {
+        protocol: "tls".to_owned(),
+        port,
+        host: name.to_owned(),
+        ..Saw::default()
+    };
+    talk(&state, BufStream::new(stream), head).await
+}
+
+/// A certificate that nobody has to believe: the application's own TLS, inside the mesh's.
+pub(crate) fn tls_config() -> Result<Arc<ServerConfig>> {
+    let own = rcgen::generate_simple_self_signed(["mesh-app".to_owned()])?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key.into())?;
+    Ok(Arc::new(config))
+}
+
+async fn talk<S>(state: &State, mut stream: BufStream<S>, head: Saw) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut line = String::new();
     while stream.read_line(&mut line).await? > 0 {
         let mut left: u64 = line
@@ -51,13 +89,16 @@ pub(crate) async fn serve(
         }
         let mut saw = head.clone();
         (saw.body_bytes, saw.body_sha256) = digest.finish();
-        send(&mut stream, &state, saw).await?;
+        send(&mut stream, state, saw).await?;
         line.clear();
     }
     Ok(())
 }
 
-async fn send(stream: &mut BufStream<TcpStream>, state: &State, saw: Saw) -> Result<()> {
+async fn send<S>(stream: &mut BufStream<S>, state: &State, saw: Saw) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut line = serde_json::to_vec(&state.answer(saw))?;
     line.push(b'\n');
     stream.write_all(&line).await?;

@@ -1,0 +1,100 @@
+//! The differential test: from a seed a mesh, two clients that differ in nothing but that one is lazy, and calls that
+//! must be answered alike. `make differential` runs many seeds, `tests/run` a few; CONTRIBUTING.md says more.
+
+mod clients;
+mod lab;
+mod marks;
+mod run;
+mod settings;
+mod smaller;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::differential::{Report, scenario};
+use mesh_tests::testbed::{Case, MeshOptions, Test, build_dir};
+
+use self::lab::Lab;
+use self::settings::Settings;
+
+/// So many probes of a hundred may be such that plain Istio itself answers now so and now so.
+const MOST_UNSTABLE: f64 = 0.02;
+/// However many seeds there are.
+const LIMIT: Duration = Duration::from_secs(6 * 3600);
+
+fn main() -> ExitCode {
+    let test = Test::new("differential", differential)
+        .exclusive()
+        .limit(LIMIT);
+    mesh_tests::testbed::run(vec![test], MeshOptions::default())
+}
+
+async fn differential(case: Case) -> Result<()> {
+    let settings = Settings::read()?;
+    let lab = Lab::open(&case).await?;
+    let mut report = Report {
+        first: settings.first,
+        ..Report::default()
+    };
+    for seed in settings.seeds() {
+        let begin = Instant::now();
+        let scenario = scenario(seed);
+        let run = run::run(&lab, &scenario)
+            .await
+            .with_context(|| format!("seed {seed}"))?;
+        let (tally, found) = (run.tally(), run.differences(&scenario));
+        let differences = smaller::smaller(&lab, &scenario, found, &settings).await?;
+        println!(
+            "seed {seed}: {} probes, {} known, {} unstable, {} differences, {:.1} s",
+            tally.probes,
+            tally.known.values().sum::<u64>(),
+            tally.unstable,
+            differences.len(),
+            begin.elapsed().as_secs_f64()
+        );
+        for difference in &differences {
+            println!("{}", difference.text());
+        }
+        report.add(&tally, differences, &scenario.features);
+        // After each seed: a run that is cut short has said what it saw.
+        write(&report)?;
+    }
+    conclude(&report)
+}
+
+fn write(report: &Report) -> Result<()> {
+    let folder = build_dir()?
+        .parent()
+        .context("target/debug without a parent")?
+        .join("differential");
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let file = folder.join("report.json");
+    std::fs::write(&file, serde_json::to_string_pretty(report)?)
+        .with_context(|| file.display().to_string())
+}
+
+fn conclude(report: &Report) -> Result<()> {
+    println!(
+        "seeds {} to {}: {} probes, known {:?}, {} unstable ({:.2} %), {} differences",
+        report.first,
+        report.first + report.seeds.saturating_sub(1),
+        report.probes,
+        report.known,
+        report.unstable,
+        report.share_unstable() * 100.0,
+        report.differences.len()
+    );
+    ensure!(
+        report.differences.is_empty(),
+        "{} differences; see above and target/differential/report.json",
+        report.differences.len()
+    );
+    ensure!(
+        report.share_unstable() < MOST_UNSTABLE,
+        "{} of {} probes could not be compared",
+        report.unstable,
+        report.probes
+    );
+    Ok(())
+}

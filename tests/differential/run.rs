@@ -1,0 +1,177 @@
+//! One scenario on the mesh: applied, probed, changed, probed again, removed.
+
+use anyhow::Result;
+use mesh_tests::differential::{
+    Calls, Change, Difference, Lead, Names, Phase, Resource, Scenario, Tally, Verdict, judge,
+};
+use mesh_tests::testbed::{Namespace, PodEndpoint};
+
+use crate::clients::Clients;
+use crate::lab::Lab;
+
+/// What became of a probe in a phase.
+#[derive(Debug)]
+struct Judged {
+    phase: Phase,
+    probe: usize,
+    calls: Calls,
+    verdict: Verdict,
+}
+
+/// What a scenario showed.
+#[derive(Debug, Default)]
+pub(crate) struct Run(Vec<Judged>);
+
+impl Run {
+    pub(crate) fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for judged in &self.0 {
+            tally.probes += 1;
+            match judged.verdict {
+                Verdict::Known(reason) => *tally.known.entry(reason).or_default() += 1,
+                Verdict::Unstable => tally.unstable += 1,
+                Verdict::Same | Verdict::Differs { .. } => {}
+            }
+        }
+        tally
+    }
+
+    /// What is not known, with the number of its probe.
+    pub(crate) fn differences(&self, scenario: &Scenario) -> Vec<(usize, Difference)> {
+        let found = self.0.iter().filter_map(|judged| {
+            let Verdict::Differs { call, what } = &judged.verdict else {
+                return None;
+            };
+            let difference = Difference {
+                seed: scenario.seed,
+                phase: judged.phase,
+                call: *call,
+                probe: scenario.probes.get(judged.probe)?.clone(),
+                what: what.clone(),
+                plain: judged.calls.plain.first()?.clone(),
+                lazy: judged.calls.lazy.get(*call)?.clone(),
+                came_again: None,
+                smallest: scenario.clone(),
+            };
+            Some((judged.probe, difference))
+        });
+        found.collect()
+    }
+}
+
+/// Runs it. Its namespaces are removed, whatever comes of it.
+pub(crate) async fn run(lab: &Lab, scenario: &Scenario) -> Result<Run> {
+    let (a, b) = (
+        lab.case.namespace(&[]).await?,
+        lab.case.namespace(&[]).await?,
+    );
+    let world = World {
+        lab,
+        names: names(lab, &a, &b),
+        ns: a.clone(),
+    };
+    let result = world.run(scenario).await;
+    tokio::join!(lab.case.remove(&a), lab.case.remove(&b));
+    result
+}
+
+fn names(lab: &Lab, a: &Namespace, b: &Namespace) -> Names {
+    let namespaces = [
+        (a.name(), "$A"),
+        (b.name(), "$B"),
+        (lab.marks.namespace(), "$M"),
+    ];
+    let namespaces = namespaces.map(|(own, name)| (own.to_owned(), name.to_owned()));
+    Names::new(namespaces.into_iter().chain(lab.addresses()))
+}
+
+struct World<'a> {
+    lab: &'a Lab,
+    names: Names,
+    /// What is applied goes with it.
+    ns: Namespace,
+}
+
+impl World<'_> {
+    async fn run(&self, scenario: &Scenario) -> Result<Run> {
+        let lab = self.lab;
+        self.apply(scenario.resources.iter()).await?;
+        let mark = lab.marks.set().await?;
+        let clients = Clients::start(lab, &self.ns, &self.names).await?;
+        clients.wait(lab, mark).await?;
+        let mut run = Run::default();
+        self.probe(&clients, scenario, Phase::Before, &mut run)
+            .await?;
+        if scenario.changes.is_empty() {
+            return Ok(run);
+        }
+        self.change(&scenario.changes).await?;
+        clients.wait(lab, lab.marks.set().await?).await?;
+        self.probe(&clients, scenario, Phase::After, &mut run)
+            .await?;
+        Ok(run)
+    }
+
+    async fn probe(
+        &self,
+        clients: &Clients,
+        scenario: &Scenario,
+        phase: Phase,
+        run: &mut Run,
+    ) -> Result<()> {
+        let all = clients.probe(self.lab, &scenario.probes).await?;
+        run.0
+            .extend(all.into_iter().enumerate().map(|(probe, calls)| Judged {
+                phase,
+                probe,
+                verdict: judge(&calls),
+                calls,
+            }));
+        Ok(())
+    }
+
+    /// Applies resources in their order; what is behind services is known beforehand.
+    async fn apply<'a>(&self, resources: impl Iterator<Item = &'a Resource> + Clone) -> Result<()> {
+        let leads = resources
+            .clone()
+            .filter_map(|resource| resource.lead.as_ref());
+        let leads = leads.map(|lead| self.lead(lead)).collect();
+        let mesh = self.ns.mesh();
+        mesh.cluster().set_pods(mesh.resources(), leads).await?;
+        let texts: Vec<_> = resources.map(|resource| self.text(resource)).collect();
+        self.ns.apply(&texts.join("\n---\n")).await
+    }
+
+    async fn change(&self, changes: &[Change]) -> Result<()> {
+        let comes = changes.iter().filter_map(|change| match change {
+            Change::Apply(resource) => Some(resource),
+            Change::Delete(_) => None,
+        });
+        self.apply(comes).await?;
+        for change in changes {
+            if let Change::Delete(resource) = change {
+                self.ns.delete(&self.text(resource)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lead(&self, lead: &Lead) -> ((String, String), Vec<PodEndpoint>) {
+        let servers = lead.servers.iter();
+        let key = (
+            self.names.apply(&lead.namespace),
+            self.names.apply(&lead.name),
+        );
+        (
+            key,
+            servers
+                .filter_map(|&server| self.lab.endpoint(server))
+                .collect(),
+        )
+    }
+
+    /// JSON is YAML.
+    fn text(&self, resource: &Resource) -> String {
+        self.names.apply(&resource.object.to_string())
+    }
+}

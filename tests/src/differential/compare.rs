@@ -1,0 +1,260 @@
+//! Whether a lazy client was answered as a plain one.
+
+use std::collections::BTreeSet;
+
+use super::known::{self, Pair};
+use super::observe::Observation;
+
+/// After so many calls of each side, what one side never showed it does not have: with two servers in turn or at
+/// random, one of them is missed once in some ten thousand times.
+const ENOUGH: usize = 14;
+
+/// All that was seen of one probe in one phase.
+#[derive(Clone, Debug)]
+pub struct Calls {
+    /// The plain client's calls; the first of them before the lazy one's, the second after.
+    pub plain: Vec<Observation>,
+    /// The lazy client's calls; the first of them is its first.
+    pub lazy: Vec<Observation>,
+}
+
+/// What became of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nobody can tell the difference.
+    Same,
+    /// A difference that is documented, by its reason.
+    Known(&'static str),
+    /// The plain client is answered now so and now so, in more than by whom: there is nothing to compare with.
+    Unstable,
+    /// A difference: which of the lazy client's calls (0 is the first) shows it, and in what.
+    Differs {
+        /// The call's number.
+        call: usize,
+        /// What differs.
+        what: Vec<&'static str>,
+    },
+}
+
+impl Calls {
+    /// Whether servers saw as much of each call as of the others.
+    pub fn all_arrived(&self) -> bool {
+        let mut counts = self
+            .plain
+            .iter()
+            .chain(&self.lazy)
+            .map(|call| call.arrived.len());
+        let first = counts.next();
+        counts.all(|count| Some(count) == first)
+    }
+
+    /// Whether more calls could change the verdict: something differed already, be it among the plain ones.
+    pub fn want_more(&self) -> bool {
+        let mut all = self.plain.iter().chain(&self.lazy);
+        let first = all.next();
+        let differ = all.any(|other| Some(other) != first);
+        differ && (self.plain.len() < ENOUGH || self.lazy.len() < ENOUGH)
+    }
+}
+
+/// Compares.
+pub fn judge(calls: &Calls) -> Verdict {
+    let plain: BTreeSet<_> = calls.plain.iter().collect();
+    let mut reason = None;
+    for (call, lazy) in calls.lazy.iter().enumerate() {
+        if plain.contains(lazy) {
+            continue;
+        }
+        if let Some(known) = plain
+            .iter()
+            .find_map(|plain| known::reason(&Pair { plain, lazy, call }))
+        {
+            reason = Some(known);
+            continue;
+        }
+        if !differ_by_server_only(&plain) {
+            return Verdict::Unstable;
+        }
+        let what = plain.first().map(|plain| fields(plain, lazy));
+        return Verdict::Differs {
+            call,
+            what: what.unwrap_or_default(),
+        };
+    }
+    if let Some(reason) = reason {
+        return Verdict::Known(reason);
+    }
+    // Where plain Istio spreads, a lazy client must spread as well.
+    let lazy: BTreeSet<_> = calls.lazy.iter().collect();
+    let enough = calls.plain.len() >= ENOUGH && calls.lazy.len() >= ENOUGH;
+    if enough && differ_by_server_only(&plain) && lazy.len() < plain.len() {
+        return Verdict::Differs {
+            call: calls.lazy.len() - 1,
+            what: vec!["spread"],
+        };
+    }
+    Verdict::Same
+}
+
+fn differ_by_server_only(observations: &BTreeSet<&Observation>) -> bool {
+    let whoever: BTreeSet<_> = observations
+        .iter()
+        .map(|observation| observation.whoever_answered())
+        .collect();
+    whoever.len() <= 1
+}
+
+/// The names of what differs.
+fn fields(plain: &Observation, lazy: &Observation) -> Vec<&'static str> {
+    let mut fields = Vec::new();
+    let mut add = |name, same: bool| {
+        if !same {
+            fields.push(name);
+        }
+    };
+    add("status", plain.status == lazy.status);
+    add("error", plain.error == lazy.error);
+    add("body", plain.body == lazy.body);
+    add("headers", plain.headers == lazy.headers);
+    add("answers", plain.answers == lazy.answers);
+    add("arrived", plain.arrived == lazy.arrived);
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::differential::observe::Seen;
+
+    fn answered_by(server: &str) -> Observation {
+        let seen = Seen {
+            server: server.to_owned(),
+            caller: Some("$SELF".to_owned()),
+            ..Seen::default()
+        };
+        Observation {
+            status: Some(200),
+            answers: vec![seen.clone()],
+            arrived: vec![seen],
+            ..Observation::default()
+        }
+    }
+
+    fn failed(error: &str) -> Observation {
+        Observation {
+            error: Some(error.to_owned()),
+            ..Observation::default()
+        }
+    }
+
+    fn calls(plain: &[Observation], lazy: &[Observation]) -> Calls {
+        Calls {
+            plain: plain.to_vec(),
+            lazy: lazy.to_vec(),
+        }
+    }
+
+    fn differs(call: usize, what: &[&'static str]) -> Verdict {
+        Verdict::Differs {
+            call,
+            what: what.to_vec(),
+        }
+    }
+
+    #[test]
+    fn the_same_is_the_same() {
+        let one = answered_by("v1");
+        let all = [one.clone(), one];
+        assert_eq!(judge(&calls(&all, &all)), Verdict::Same);
+        assert!(!calls(&all, &all).want_more());
+    }
+
+    #[test]
+    fn a_dropped_mirror_is_found() {
+        let mut mirrored = answered_by("v1");
+        mirrored.arrived.push(Seen {
+            server: "v2".to_owned(),
+            host: "web-shadow".to_owned(),
+            ..Seen::default()
+        });
+        let (plain, bare) = ([mirrored.clone(), mirrored.clone()], answered_by("v1"));
+        let first_only = calls(&plain, &[bare.clone(), mirrored]);
+        assert_eq!(judge(&first_only), differs(0, &["arrived"]));
+        assert_eq!(
+            judge(&calls(&plain, &[bare.clone(), bare])),
+            differs(0, &["arrived"])
+        );
+    }
+
+    #[test]
+    fn a_wrong_wildcard_is_found_in_both_directions() {
+        let (one, other) = (answered_by("outside"), failed("closed"));
+        let pairs = [(&one, &other), (&other, &one)];
+        for (plain, lazy) in pairs {
+            let both = [plain.clone(), plain.clone()];
+            let verdict = judge(&calls(&both, &[lazy.clone(), lazy.clone()]));
+            assert!(
+                matches!(verdict, Verdict::Differs { call: 0, .. }),
+                "{verdict:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_stranded_name_is_found() {
+        let one = answered_by("v1");
+        let stranded = Observation {
+            status: Some(503),
+            body: Some("no healthy upstream".to_owned()),
+            ..Observation::default()
+        };
+        let verdict = judge(&calls(&[one.clone(), one.clone()], &[one, stranded]));
+        assert_eq!(
+            verdict,
+            differs(1, &["status", "body", "answers", "arrived"])
+        );
+    }
+
+    #[test]
+    fn an_identity_that_is_lost_is_found() {
+        let one = answered_by("v1");
+        let mut nobody = one.clone();
+        nobody.answers[0].caller = None;
+        let verdict = judge(&calls(&[one.clone(), one.clone()], &[nobody, one]));
+        assert_eq!(verdict, differs(0, &["answers"]));
+    }
+
+    #[test]
+    fn several_servers_are_several_answers() {
+        let (one, two) = (answered_by("v1"), answered_by("v2"));
+        let few = calls(&[one.clone(), one.clone()], &[two.clone(), one.clone()]);
+        assert!(few.want_more());
+        let spread: Vec<_> = (0..ENOUGH)
+            .map(|index| {
+                if index % 3 == 0 {
+                    one.clone()
+                } else {
+                    two.clone()
+                }
+            })
+            .collect();
+        assert_eq!(judge(&calls(&spread, &spread)), Verdict::Same);
+        let stuck = vec![one; ENOUGH];
+        assert_eq!(
+            judge(&calls(&spread, &stuck)),
+            differs(ENOUGH - 1, &["spread"])
+        );
+        assert_eq!(
+            judge(&calls(&spread, &vec![answered_by("outside"); ENOUGH])),
+            differs(0, &["answers", "arrived"])
+        );
+    }
+
+    #[test]
+    fn what_flickers_for_plain_istio_is_not_compared() {
+        let flickers = [failed("reset"), failed("closed")];
+        assert_eq!(judge(&calls(&flickers, &flickers)), Verdict::Same);
+        let verdict = judge(&calls(&flickers, &[failed("timeout")]));
+        assert_eq!(verdict, Verdict::Unstable);
+    }
+}

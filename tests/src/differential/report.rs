@@ -1,0 +1,155 @@
+//! `report.json`, and what is printed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::observe::Observation;
+use super::scenario::{Change, Phase, Probe, Scenario};
+
+/// A difference that is not known.
+#[derive(Clone, Debug, Serialize)]
+pub struct Difference {
+    /// The seed that showed it.
+    pub seed: u64,
+    /// Before the changes or after them.
+    pub phase: Phase,
+    /// Which of the lazy client's calls it was: 0 is the first.
+    pub call: usize,
+    /// The probe.
+    pub probe: Probe,
+    /// What differs.
+    pub what: Vec<&'static str>,
+    /// What the plain client had.
+    pub plain: Observation,
+    /// What the lazy client had.
+    pub lazy: Observation,
+    /// Whether it came again when the seed was run for it alone; none if that was not tried.
+    pub came_again: Option<bool>,
+    /// The smallest part of the mesh that showed it.
+    pub smallest: Scenario,
+}
+
+/// What a number of seeds showed.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// The first seed.
+    pub first: u64,
+    /// How many seeds were run.
+    pub seeds: u64,
+    /// How many probes were made: each by both clients, at least twice, in each phase.
+    pub probes: u64,
+    /// What nobody knows a reason for.
+    pub differences: Vec<Difference>,
+    /// How many probes differed as is known, by reason.
+    pub known: BTreeMap<&'static str, u64>,
+    /// How many probes could not be compared, for plain Istio answered now so and now so.
+    pub unstable: u64,
+    /// What was tried, and by how many seeds.
+    pub features: BTreeMap<String, u64>,
+}
+
+/// What one seed showed, in numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// How many probes.
+    pub probes: u64,
+    /// Those that differed as is known, by reason.
+    pub known: BTreeMap<&'static str, u64>,
+    /// Those that were not compared.
+    pub unstable: u64,
+}
+
+impl Report {
+    /// Takes in what a seed showed.
+    pub fn add(
+        &mut self,
+        tally: &Tally,
+        differences: Vec<Difference>,
+        features: &BTreeSet<String>,
+    ) {
+        self.seeds += 1;
+        self.probes += tally.probes;
+        self.unstable += tally.unstable;
+        for (reason, count) in &tally.known {
+            *self.known.entry(reason).or_default() += count;
+        }
+        for feature in features {
+            *self.features.entry(feature.clone()).or_default() += 1;
+        }
+        self.differences.extend(differences);
+    }
+
+    /// The share of probes that could not be compared, of one.
+    pub fn share_unstable(&self) -> f64 {
+        if self.probes == 0 {
+            return 0.0;
+        }
+        self.unstable as f64 / self.probes as f64
+    }
+}
+
+impl Difference {
+    /// For a reader: the seed, the probe, both outcomes, and the smallest mesh, as YAML that says what is its own.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "difference: seed {}, {:?} the changes, lazy call {}: {}\n  what: {}\n",
+            self.seed,
+            self.phase,
+            self.call,
+            self.probe,
+            self.what.join(", ")
+        );
+        let json = |observation: &Observation| {
+            serde_json::to_string(observation).unwrap_or_else(|error| error.to_string())
+        };
+        let _ = writeln!(text, "  plain: {}", json(&self.plain));
+        let _ = writeln!(text, "  lazy:  {}", json(&self.lazy));
+        let _ = match self.came_again {
+            Some(true) => writeln!(text, "  it came again; the smallest mesh that shows it:"),
+            Some(false) => writeln!(text, "  it did not come again; the mesh it was seen in:"),
+            None => writeln!(text, "  the mesh it was seen in (not made smaller):"),
+        };
+        for resource in &self.smallest.resources {
+            let lead = resource.lead.as_ref().map(|lead| &lead.servers);
+            let lead = lead.map_or(String::new(), |servers| format!("  # leads to {servers:?}"));
+            let _ = writeln!(text, "    - {}{lead}", resource.object);
+        }
+        for change in &self.smallest.changes {
+            let object = match change {
+                Change::Apply(resource) => &resource.object,
+                Change::Delete(_) => &serde_json::Value::Null,
+            };
+            let _ = writeln!(text, "    change {} {object}", change.name());
+        }
+        for probe in &self.smallest.probes {
+            let _ = writeln!(text, "    probe {probe}");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_sums_up() {
+        let mut report = Report::default();
+        let tally = Tally {
+            probes: 50,
+            known: BTreeMap::from([("x", 2)]),
+            unstable: 1,
+        };
+        let features = BTreeSet::from(["a".to_owned()]);
+        report.add(&tally, Vec::new(), &features);
+        report.add(&tally, Vec::new(), &features);
+        assert!((report.share_unstable() - 0.02).abs() < 1e-9);
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["seeds"], 2);
+        assert_eq!(json["probes"], 100);
+        assert_eq!(json["known"]["x"], 4);
+        assert_eq!(json["differences"], serde_json::json!([]));
+    }
+}
