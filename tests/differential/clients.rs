@@ -12,10 +12,14 @@ use crate::lab::Lab;
 
 /// How long a call may take. Nothing that a scenario has takes a tenth of it.
 const CALL_LIMIT: Duration = Duration::from_secs(8);
+/// How long a greeting may take: where the client must speak first, none comes, and that is a result.
+const GREETING_LIMIT: Duration = Duration::from_secs(1);
 /// How long mirrored requests may take.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(2);
 /// How many further calls each client makes where two differed.
 const MORE: usize = 12;
+/// What is worth a line when one looks why a seed takes long.
+const SLOW_MS: f64 = 500.0;
 /// By this header a server's view of a call is told from others.
 const ID: &str = "x-probe";
 
@@ -121,6 +125,10 @@ impl Clients {
         };
         let outcomes = pod.call_each(&calls).await?;
         for ((id, outcome), &number) in ids.into_iter().zip(outcomes).zip(numbers) {
+            if outcome.latency_ms > SLOW_MS {
+                let (probe, ms) = (&probes[number], outcome.latency_ms);
+                tracing::debug!("{side:?}: {ms:.0} ms, {:?}: {probe}", outcome.error);
+            }
             let both = &mut made[number];
             match side {
                 Side::Plain => both.plain.push((id, outcome)),
@@ -142,11 +150,15 @@ impl Clients {
             text(&probe.host),
             text(&probe.path)
         );
+        let limit = match probe.protocol {
+            "tcp-server-first" => GREETING_LIMIT,
+            _ => CALL_LIMIT,
+        };
         let mut call = Call::new(url)
             .to(to)
             .to_port(probe.port)
             .method(probe.method)
-            .timeout(CALL_LIMIT)
+            .timeout(limit)
             .header(ID, id);
         for (name, value) in &probe.headers {
             call = call.header(name, value);

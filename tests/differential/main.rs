@@ -40,9 +40,18 @@ async fn differential(case: Case) -> Result<()> {
     for seed in settings.seeds() {
         let begin = Instant::now();
         let scenario = scenario(seed);
-        let run = run::run(&lab, &scenario)
-            .await
-            .with_context(|| format!("seed {seed}"))?;
+        if settings.show {
+            println!("{}", scenario.text());
+        }
+        let run = match run::run(&lab, &scenario).await {
+            Ok(run) => run,
+            Err(error) => {
+                let broken = format!("seed {seed}: {error:#}");
+                println!("{broken}");
+                report.broken.push(broken);
+                continue;
+            }
+        };
         let (tally, found) = (run.tally(), run.differences(&scenario));
         let differences = smaller::smaller(&lab, &scenario, found, &settings).await?;
         println!(
@@ -89,6 +98,11 @@ fn conclude(report: &Report) -> Result<()> {
         report.differences.is_empty(),
         "{} differences; see above and target/differential/report.json",
         report.differences.len()
+    );
+    ensure!(
+        report.broken.is_empty(),
+        "{} seeds could not be run to their end",
+        report.broken.len()
     );
     ensure!(
         report.share_unstable() < MOST_UNSTABLE,

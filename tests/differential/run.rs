@@ -1,5 +1,8 @@
 //! One scenario on the mesh: applied, probed, changed, probed again, removed.
 
+use std::collections::BTreeSet;
+use std::time::Instant;
+
 use anyhow::Result;
 use mesh_tests::differential::{
     Calls, Change, Difference, Lead, Names, Phase, Resource, Scenario, Tally, Verdict, judge,
@@ -95,20 +98,30 @@ struct World<'a> {
 impl World<'_> {
     async fn run(&self, scenario: &Scenario) -> Result<Run> {
         let lab = self.lab;
+        let begin = Instant::now();
+        let step = |done| tracing::debug!(scenario.seed, after = ?begin.elapsed(), "{done}");
         self.apply(scenario.resources.iter()).await?;
+        step("applied");
         let mark = lab.marks.set().await?;
+        step("taken in by istiod");
         let clients = Clients::start(lab, &self.ns, &self.names).await?;
+        step("clients started");
         clients.wait(lab, mark).await?;
+        step("clients ready");
         let mut run = Run::default();
         self.probe(&clients, scenario, Phase::Before, &mut run)
             .await?;
+        step("probed");
         if scenario.changes.is_empty() {
             return Ok(run);
         }
         self.change(&scenario.changes).await?;
+        step("changed");
         clients.wait(lab, lab.marks.set().await?).await?;
+        step("clients have the changes");
         self.probe(&clients, scenario, Phase::After, &mut run)
             .await?;
+        step("probed again");
         Ok(run)
     }
 
@@ -120,6 +133,12 @@ impl World<'_> {
         run: &mut Run,
     ) -> Result<()> {
         let all = clients.probe(self.lab, &scenario.probes).await?;
+        for (calls, probe) in all.iter().zip(&scenario.probes) {
+            if judge(calls) == Verdict::Unstable {
+                let plain: BTreeSet<_> = calls.plain.iter().collect();
+                tracing::debug!("not compared: {probe}: a plain client has {plain:?}");
+            }
+        }
         run.0
             .extend(all.into_iter().enumerate().map(|(probe, calls)| Judged {
                 phase,

@@ -13,6 +13,8 @@ pub(crate) struct Settings {
     pub(crate) count: u64,
     /// How often one difference is tried again with less of its mesh (`LAZYMESH_DIFF_TRIES`, 24 without).
     pub(crate) tries: usize,
+    /// Whether each seed's mesh and probes are printed (`LAZYMESH_DIFF_SHOW=1`).
+    pub(crate) show: bool,
 }
 
 impl Settings {
@@ -23,6 +25,7 @@ impl Settings {
             first: number("LAZYMESH_DIFF_FIRST", 1)?,
             count,
             tries: usize::try_from(number("LAZYMESH_DIFF_TRIES", 24)?)?,
+            show: number("LAZYMESH_DIFF_SHOW", 0)? > 0,
         })
     }
 

@@ -35,7 +35,7 @@ async fn one(
     tries: usize,
 ) -> Result<Difference> {
     let mut shrink = Shrink::new(scenario, probe, tries);
-    while let Some(subset) = shrink.next() {
+    while let Some(subset) = shrink.next_try() {
         let less = subset.of(scenario);
         // In either phase: without the changes there is only one.
         let found = run::run(lab, &less).await?.differences(&less);

@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_wrong_wildcard_is_found_in_both_directions() {
-        let (one, other) = (answered_by("outside"), failed("closed"));
+        let (one, other) = (answered_by("outside"), failed("ended"));
         let pairs = [(&one, &other), (&other, &one)];
         for (plain, lazy) in pairs {
             let both = [plain.clone(), plain.clone()];
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn what_flickers_for_plain_istio_is_not_compared() {
-        let flickers = [failed("reset"), failed("closed")];
+        let flickers = [failed("odd"), failed("ended")];
         assert_eq!(judge(&calls(&flickers, &flickers)), Verdict::Same);
         let verdict = judge(&calls(&flickers, &[failed("timeout")]));
         assert_eq!(verdict, Verdict::Unstable);

@@ -75,6 +75,12 @@ impl Service {
             .find(|port| port.speaks.is_http())
     }
 
+    /// Whether a server speaks first at one of its ports.
+    fn greets(&self) -> bool {
+        let mut ports = self.ports.iter();
+        ports.any(|port| port.speaks == Speaks::TcpServerFirst)
+    }
+
     fn tcp_port(&self) -> Option<Port> {
         self.ports
             .iter()

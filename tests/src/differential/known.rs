@@ -26,8 +26,8 @@ pub const KNOWN: [Known; 2] = [
         is: unknown_cluster,
     },
     Known {
-        reason: "first-connection-reset",
-        is: first_connection_reset,
+        reason: "held-body",
+        is: held_body,
     },
 ];
 
@@ -39,17 +39,17 @@ pub(super) fn reason(pair: &Pair<'_>) -> Option<&'static str> {
         .map(|known| known.reason)
 }
 
-/// A connection that leads nowhere is closed as soon as that is known. A client that speaks first sees its end, or
-/// a reset where its bytes came before that: those of a held connection have.
-fn first_connection_reset(Pair { plain, lazy, call }: &Pair<'_>) -> bool {
-    let ended = |observation: &Observation, error: &str| {
-        *observation
-            == Observation {
-                error: Some(error.to_owned()),
-                ..Observation::default()
-            }
-    };
-    *call == 0 && ended(plain, "closed") && ended(lazy, "reset")
+/// An answer that the caller's own Envoy makes (a fault, a redirect, a refusal), given before the request's body came,
+/// says that the connection will be closed. While a first request is held its body comes.
+fn held_body(Pair { plain, lazy, call }: &Pair<'_>) -> bool {
+    let closes = plain.headers.get("connection").map(String::as_str) == Some("close");
+    let mut as_held = (*plain).clone();
+    as_held.headers.remove("connection");
+    *call == 0
+        && closes
+        && plain.answers.is_empty()
+        && plain.arrived.is_empty()
+        && as_held == **lazy
 }
 
 /// A route to a cluster that istiod does not have: 503 without a body here, with one there (ADR 3).
@@ -84,16 +84,16 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_connection_may_be_reset_and_only_where_it_leads_nowhere() {
-        let ended = |error: &str| Observation {
-            error: Some(error.to_owned()),
-            ..Observation::default()
-        };
-        let (plain, lazy) = (ended("closed"), ended("reset"));
-        assert_eq!(excused(&plain, &lazy, 0), Some("first-connection-reset"));
+    fn only_a_first_call_keeps_the_connection_that_its_own_envoy_would_close() {
+        let mut plain = refused(418, "fault filter abort");
+        let lazy = plain.clone();
+        plain.headers.insert("connection".into(), "close".into());
+        assert_eq!(excused(&plain, &lazy, 0), Some("held-body"));
         assert_eq!(excused(&plain, &lazy, 1), None);
         assert_eq!(excused(&lazy, &plain, 0), None);
-        assert_eq!(excused(&refused(200, ""), &lazy, 0), None);
+        let mut other = lazy;
+        other.body = Some("no healthy upstream".into());
+        assert_eq!(excused(&plain, &other, 0), None);
     }
 
     #[test]

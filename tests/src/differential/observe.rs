@@ -73,7 +73,7 @@ pub struct Seen {
 pub struct Observation {
     /// The status.
     pub status: Option<u16>,
-    /// Why there is no answer: `refused`, `reset`, `closed`, `timeout`, or the client's own words.
+    /// Why there is no answer: `refused`, `ended` (closed or reset), `timeout`, or the client's own words.
     pub error: Option<String>,
     /// A body that no server of ours wrote.
     pub body: Option<String>,
@@ -195,13 +195,20 @@ fn kind(error: &str) -> Option<String> {
     }
     let kinds = [
         ("Connection refused", "refused"),
-        ("reset by peer", "reset"),
-        ("Broken pipe", "reset"),
-        ("closed before", "closed"),
-        ("closed without", "closed"),
-        ("close_notify", "closed"),
-        ("unexpected EOF", "closed"),
-        ("handshake eof", "closed"),
+        // Closed or reset: that is a race between the client's bytes and the end.
+        ("reset by peer", "ended"),
+        ("Broken pipe", "ended"),
+        ("closed before", "ended"),
+        ("closed without", "ended"),
+        ("channel closed", "ended"),
+        ("connection closed", "ended"),
+        ("connection reset", "ended"),
+        ("connection was not ready", "ended"),
+        ("broken pipe", "ended"),
+        ("Handshake not finished", "ended"),
+        ("close_notify", "ended"),
+        ("unexpected EOF", "ended"),
+        ("handshake eof", "ended"),
         ("no answer within", "timeout"),
     ];
     let known = kinds.iter().find(|(text, _)| error.contains(text));
@@ -288,11 +295,11 @@ mod tests {
             ),
             (
                 "request: connection closed before message completed",
-                Some("closed"),
+                Some("ended"),
             ),
             (
                 "waiting for an answer: Connection reset by peer",
-                Some("reset"),
+                Some("ended"),
             ),
             ("no answer within 8s", Some("timeout")),
             ("status 503 no healthy upstream", None),

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::observe::Observation;
-use super::scenario::{Change, Phase, Probe, Scenario};
+use super::scenario::{Phase, Probe, Scenario};
 
 /// A difference that is not known.
 #[derive(Clone, Debug, Serialize)]
@@ -46,6 +46,8 @@ pub struct Report {
     pub known: BTreeMap<&'static str, u64>,
     /// How many probes could not be compared, for plain Istio answered now so and now so.
     pub unstable: u64,
+    /// Seeds that could not be run to their end, and why.
+    pub broken: Vec<String>,
     /// What was tried, and by how many seeds.
     pub features: BTreeMap<String, u64>,
 }
@@ -111,21 +113,7 @@ impl Difference {
             Some(false) => writeln!(text, "  it did not come again; the mesh it was seen in:"),
             None => writeln!(text, "  the mesh it was seen in (not made smaller):"),
         };
-        for resource in &self.smallest.resources {
-            let lead = resource.lead.as_ref().map(|lead| &lead.servers);
-            let lead = lead.map_or(String::new(), |servers| format!("  # leads to {servers:?}"));
-            let _ = writeln!(text, "    - {}{lead}", resource.object);
-        }
-        for change in &self.smallest.changes {
-            let object = match change {
-                Change::Apply(resource) => &resource.object,
-                Change::Delete(_) => &serde_json::Value::Null,
-            };
-            let _ = writeln!(text, "    change {} {object}", change.name());
-        }
-        for probe in &self.smallest.probes {
-            let _ = writeln!(text, "    probe {probe}");
-        }
+        text += &self.smallest.text();
         text
     }
 }

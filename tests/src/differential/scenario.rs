@@ -5,6 +5,7 @@
 //! on (addresses of servers), `$CALL` (an id of the call's own).
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -104,16 +105,6 @@ pub enum Change {
     Delete(Resource),
 }
 
-impl Change {
-    /// `+ Kind namespace/name`, or `-`.
-    pub fn name(&self) -> String {
-        match self {
-            Self::Apply(resource) => format!("+ {}", resource.name()),
-            Self::Delete(resource) => format!("- {}", resource.name()),
-        }
-    }
-}
-
 /// When a probe is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -181,4 +172,30 @@ pub struct Scenario {
     pub probes: Vec<Probe>,
     /// What of each kind it has: which of the things that are to be tried this seed tries.
     pub features: BTreeSet<String>,
+}
+
+impl Scenario {
+    /// For a reader: resources, changes and probes, one a line.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let lead = |resource: &Resource| {
+            let lead = resource.lead.as_ref().map(|lead| &lead.servers);
+            lead.map_or_else(String::new, |servers| format!("  # leads to {servers:?}"))
+        };
+        for resource in &self.resources {
+            let _ = writeln!(text, "    - {}{}", resource.object, lead(resource));
+        }
+        for change in &self.changes {
+            let _ = match change {
+                Change::Apply(resource) => {
+                    writeln!(text, "    change: + {}{}", resource.object, lead(resource))
+                }
+                Change::Delete(resource) => writeln!(text, "    change: - {}", resource.name()),
+            };
+        }
+        for probe in &self.probes {
+            let _ = writeln!(text, "    probe: {probe}");
+        }
+        text
+    }
 }

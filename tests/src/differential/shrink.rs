@@ -45,7 +45,7 @@ enum Item {
     Probe(usize),
 }
 
-/// The search: `next` says what to try, `told` takes what came of it. First the one probe alone, then without the
+/// The search: `next_try` says what to try, `told` takes what came of it. First the one probe alone, then without the
 /// changes, then ever smaller pieces are left out.
 #[derive(Clone, Debug)]
 pub struct Shrink {
@@ -85,7 +85,7 @@ impl Shrink {
     }
 
     /// What to try next; none when there is nothing more to leave out, or no try left.
-    pub fn next(&mut self) -> Option<Subset> {
+    pub fn next_try(&mut self) -> Option<Subset> {
         while self.left > 0 {
             let Some(piece) = self.pieces.pop() else {
                 if self.size <= 1 {
@@ -171,7 +171,7 @@ mod tests {
     fn shrunk(needs: &Subset, probe: usize, tries: usize) -> (Subset, bool, usize) {
         let scenario = scenario(1);
         let (mut shrink, mut tried) = (Shrink::new(&scenario, probe, tries), 0);
-        while let Some(subset) = shrink.next() {
+        while let Some(subset) = shrink.next_try() {
             tried += 1;
             assert!(subset.probes.contains(&probe), "its own probe was left out");
             shrink.told(

@@ -24,6 +24,8 @@ pub(super) struct Service {
     pub vip: Option<Ipv4Addr>,
     selector: Option<BTreeMap<String, String>>,
     ports: Vec<Port>,
+    /// `sessionAffinity: ClientIP`; here, all callers have the same endpoint.
+    sticky: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,6 +240,7 @@ impl Service {
             vip,
             selector: spec.selector.clone(),
             ports,
+            sticky: spec.session_affinity.as_deref() == Some("ClientIP"),
         })
     }
 }
@@ -333,9 +336,11 @@ fn virtual_ips(services: &BTreeMap<Key, (Service, BTreeSet<Endpoint>)>) -> Virtu
     let mut table = VirtualIps::new();
     for (service, endpoints) in services.values() {
         let Some(vip) = service.vip else { continue };
+        let most = if service.sticky { 1 } else { usize::MAX };
         for port in &service.ports {
             let targets = endpoints
                 .iter()
+                .take(most)
                 .map(|endpoint| (endpoint.address, port.target))
                 .collect();
             table.insert((vip, port.number), targets);
@@ -393,6 +398,7 @@ mod tests {
             vip: Some(Ipv4Addr::new(10, 96, 0, 7)),
             selector: Some(BTreeMap::from([("app".into(), "a".into())])),
             ports: vec![port],
+            sticky: false,
         };
         let pod = |label: &str, last| PodEntry {
             labels: BTreeMap::from([("app".into(), label.into())]),

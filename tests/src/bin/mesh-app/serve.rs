@@ -76,6 +76,12 @@ impl State {
         }
     }
 
+    /// Forgets what was seen, and how often what failed.
+    pub(crate) fn forget(&self) {
+        self.seen.lock().clear();
+        self.failed.lock().clear();
+    }
+
     /// Whether attempt after attempt under `key` is to fail still: the first `times` ones do.
     pub(crate) fn is_to_fail(&self, key: &str, times: u32) -> bool {
         let mut failed = self.failed.lock();

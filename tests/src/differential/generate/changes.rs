@@ -71,11 +71,16 @@ fn another(world: &mut World, rng: &mut Rng, resource: &Resource) -> Option<Reso
                         && service.name != "alias"
                 })?
                 .clone();
-            if percent(rng, 60) && !service.headless {
-                let all = [super::Server::V1, super::Server::V2, super::Server::Strict];
-                service.servers = vec![super::any(rng, all)];
-            } else {
+            let all = [super::Server::V1, super::Server::V2];
+            if service.servers == all {
+                service.servers.truncate(1);
+            } else if service.servers == all[..1] && !service.headless && percent(rng, 60) {
+                // The first one stays: connections that pass Envoy by go on to it.
+                service.servers = all.to_vec();
+            } else if service.ports.len() > 1 {
                 service.ports.truncate(1);
+            } else {
+                return None;
             }
             return Some(services::resource(world, rng, &service));
         }

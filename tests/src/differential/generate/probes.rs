@@ -22,6 +22,16 @@ pub(super) fn make(world: &mut World, rng: &mut Rng) -> Vec<Probe> {
         };
         let Some(probe) = probe else { continue };
         world.tries(format!("protocol/{}", probe.protocol));
+        let greeted = probe.protocol == "tcp-server-first";
+        if greeted
+            && probes
+                .iter()
+                .filter(|probe: &&Probe| probe.protocol == "tcp-server-first")
+                .count()
+                == 2
+        {
+            continue;
+        }
         if !probes.contains(&probe) {
             probes.push(probe);
         }
@@ -123,7 +133,7 @@ fn to_service(world: &mut World, rng: &mut Rng, service: &Service) -> Option<Pro
             world.tries("probe/address-of-another");
             one_of(rng, &world.services)?.address
         }
-        1 => {
+        1 if protocol != "tcp-server-first" => {
             world.tries("probe/address-of-a-pod");
             any(rng, Server::ALL).address()
         }
@@ -163,7 +173,14 @@ fn protocol(world: &mut World, rng: &mut Rng, speaks: Speaks) -> &'static str {
         };
     }
     match speaks {
-        Speaks::Http | Speaks::AutoHttp => any(rng, ["http1", "http1", "http1", "http2", "ws"]),
+        Speaks::Http | Speaks::AutoHttp => {
+            // Envoy takes a second to close after an upgrade that fails.
+            if percent(rng, 7) {
+                "ws"
+            } else {
+                any(rng, ["http1", "http1", "http1", "http2"])
+            }
+        }
         Speaks::Http2 => any(rng, ["http2", "http2", "http1"]),
         Speaks::Grpc => any(rng, ["grpc", "grpc", "grpc-stream", "grpc-chat", "http2"]),
         Speaks::Tcp | Speaks::AutoTcp => "tcp",

@@ -47,7 +47,8 @@ pub(super) fn route(world: &mut World, rng: &mut Rng, service: &Service) -> Opti
     {
         world.tries("route/tcp");
         let mut tcp = json!({"route": [{"destination": to}]});
-        if rng.bool() {
+        // A client that waits for a greeting would wait for ever for one of a server that does not greet.
+        if rng.bool() || service.greets() {
             tcp["match"] = json!([{"port": port.number}]);
         }
         spec["tcp"] = json!([tcp]);
@@ -182,7 +183,11 @@ fn http_route(world: &mut World, rng: &mut Rng, service: &Service, namespace: &s
     } else {
         own
     };
-    let subset = |name: &str| json!({"host": own["host"], "port": own["port"], "subset": name});
+    let subset = |name: &str| {
+        let mut subset = own.clone();
+        subset["subset"] = name.into();
+        subset
+    };
     let other = destination(world, rng, namespace, |to| {
         to.http_port().map(|port| port.number)
     });

@@ -73,6 +73,13 @@ fn policy(world: &mut World, rng: &mut Rng, service: &Service) -> Option<Value> 
         "proxy-protocol",
     ];
     let kind = any(rng, kinds);
+    // Each of these has the server wait for the client, or what it greets with not be understood.
+    let no_greeting = kind.starts_with("tls-") || kind == "port-level" || kind == "proxy-protocol";
+    // The clients have addresses of their own.
+    let by_address = kind == "hash-source-ip" && service.servers.len() > 1;
+    if service.greets() && no_greeting || by_address {
+        return None;
+    }
     world.tries(format!("rule/{kind}"));
     Some(match kind {
         "round-robin" => json!({"loadBalancer": {"simple": "ROUND_ROBIN"}}),

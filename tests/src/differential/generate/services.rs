@@ -133,7 +133,17 @@ fn in_kubernetes(world: &mut World, rng: &mut Rng) {
         ports.sort_by_key(|port| port.number);
         ports.dedup_by_key(|port| port.number);
     }
-    let servers = if headless {
+    let greets = ports
+        .iter()
+        .any(|port| port.speaks == Speaks::TcpServerFirst);
+    let servers = if greets {
+        // A sidecar that takes plain text, or a policy, waits for the client's bytes: both would wait for ever.
+        match rng.u32(..3) {
+            1 if !headless => vec![Server::V1, Server::V2],
+            2 => vec![Server::Strict],
+            _ => vec![Server::V1],
+        }
+    } else if headless {
         vec![any(rng, [Server::V1, Server::V2, Server::Strict])]
     } else {
         servers(rng)
@@ -195,7 +205,8 @@ pub(super) fn resource(world: &mut World, rng: &mut Rng, service: &Service) -> R
         .collect();
     Resource {
         object: json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata,
-                       "spec": {"clusterIP": cluster_ip, "ports": ports}}),
+                       // What passes Envoy by meets the same server for both clients.
+                       "spec": {"clusterIP": cluster_ip, "ports": ports, "sessionAffinity": "ClientIP"}}),
         lead: Some(Lead {
             namespace: (*namespace).to_owned(),
             name: name.clone(),

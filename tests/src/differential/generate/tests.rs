@@ -114,6 +114,8 @@ fn what_is_made_can_be_applied() {
         let mut names = BTreeSet::new();
         for resource in &scenario.resources {
             assert!(!resource.name().contains('?'), "{:?}", resource.object);
+            let text = resource.object.to_string();
+            assert!(!text.contains("null"), "{text}");
             assert!(names.insert(resource.name()), "twice: {}", resource.name());
         }
         let mut addresses = BTreeSet::new();

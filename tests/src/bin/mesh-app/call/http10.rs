@@ -1,4 +1,4 @@
-//! HTTP/1.0, written by hand: a request, and all that comes until the other side closes.
+//! HTTP/1.0, written by hand: a request, and its answer: as long as it says, or until the other side closes.
 
 use anyhow::{Context, Result};
 use mesh_tests::app::Outcome;
@@ -22,10 +22,15 @@ pub(crate) async fn call(target: &Target) -> Result<Outcome> {
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(&target.body).await?;
     let mut answer = Vec::new();
-    let read = stream.read_to_end(&mut answer).await;
-    if answer.is_empty() {
-        // What came before a reset counts.
-        read.context("waiting for an answer")?;
+    // Until it is whole: who closes then may take its time.
+    while length(&answer).is_none_or(|length| answer.len() < length) {
+        match stream.read_buf(&mut answer).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            // What came before a reset counts.
+            Err(_) if !answer.is_empty() => break,
+            Err(error) => return Err(error).context("waiting for an answer"),
+        }
     }
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
     let (head, body) = answer.split_at(end.context("an answer without a head")? + 4);
@@ -42,4 +47,13 @@ pub(crate) async fn call(target: &Target) -> Result<Outcome> {
     };
     file_body(&mut outcome, body);
     Ok(outcome)
+}
+
+/// How long the answer is that begins so, if that can be known: head and body.
+fn length(answer: &[u8]) -> Option<usize> {
+    let head = answer.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let text = String::from_utf8_lossy(&answer[..head]).to_ascii_lowercase();
+    let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = fields.find(|(name, _)| *name == "content-length")?;
+    Some(head + value.trim().parse::<usize>().ok()?)
 }

@@ -45,7 +45,7 @@ pub(crate) async fn serve_control(state: Arc<State>, stream: TcpStream) -> Resul
             Ok::<_, Infallible>(match (request.method(), request.uri().path()) {
                 (&Method::GET, "/_seen") => json(StatusCode::OK, &*state.seen.lock()),
                 (&Method::DELETE, "/_seen") => {
-                    state.seen.lock().clear();
+                    state.forget();
                     text(StatusCode::OK, "")
                 }
                 (&Method::GET, "/_ready") => text(StatusCode::OK, "ready"),
