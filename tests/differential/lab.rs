@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use mesh_tests::app::Saw;
 use mesh_tests::differential::Server;
-use mesh_tests::testbed::{AppPorts, Case, Namespace, Pod, PodEndpoint, Shims};
+use mesh_tests::testbed::{AppPorts, Case, Namespace, Pod, PodEndpoint, Replica, Shims};
 
 use crate::marks::Marks;
 
@@ -34,6 +34,7 @@ pub(crate) struct Lab {
     pub(crate) case: Case,
     pub(crate) marks: Marks,
     pub(crate) shims: Shims,
+    shim: Replica,
     servers: BTreeMap<Server, Pod>,
 }
 
@@ -45,7 +46,10 @@ impl Lab {
         let service = pool.service("pool").selector(&[("pool", "diff")]);
         let service = service.usual_ports().port("tls", 9443, 9443);
         service.create().await?;
-        let pods = try_join_all(Server::ALL.map(|server| start(&pool, server))).await?;
+        // The first one has the lowest address: what passes Envoy by to a service of several goes there.
+        let first = start(&pool, Server::ALL[0]).await?;
+        let others = Server::ALL[1..].iter().map(|&server| start(&pool, server));
+        let pods = [vec![first], try_join_all(others).await?].concat();
         let servers: BTreeMap<_, _> = Server::ALL.into_iter().zip(pods).collect();
         let outside = servers.get(&Server::Outside).context("no server")?;
         for number in 0..OUTSIDE_NAMES {
@@ -54,13 +58,19 @@ impl Lab {
         }
         let parts = case.namespace(&[]).await?;
         let shims = parts.shims().await?;
-        shims.start(&["--default-mode=on-demand"]).await?;
+        let shim = shims.start(&["--default-mode=on-demand"]).await?;
         Ok(Self {
             case: case.clone(),
             marks: Marks::open(case).await?,
             shims,
+            shim,
             servers,
         })
+    }
+
+    /// How often a client's Envoy asked for something that it did not have.
+    pub(crate) async fn asks(&self) -> Result<f64> {
+        self.shim.metric("lazymesh_shim_asks_total", "").await
     }
 
     /// The addresses of the servers, and what scenarios call them.

@@ -69,6 +69,8 @@ async fn differential(case: Case) -> Result<()> {
         // After each seed: a run that is cut short has said what it saw.
         write(&report)?;
     }
+    report.asks = lab.asks().await? as u64;
+    write(&report)?;
     conclude(&report)
 }
 
@@ -85,14 +87,25 @@ fn write(report: &Report) -> Result<()> {
 
 fn conclude(report: &Report) -> Result<()> {
     println!(
-        "seeds {} to {}: {} probes, known {:?}, {} unstable ({:.2} %), {} differences",
+        "seeds {} to {}: {} probes ({} answered, {} by one that knew the caller; {} asks), known {:?}, {} unstable ({:.2} %), {} differences",
         report.first,
         report.first + report.seeds.saturating_sub(1),
         report.probes,
+        report.answered,
+        report.identified,
+        report.asks,
         report.known,
         report.unstable,
         report.share_unstable() * 100.0,
         report.differences.len()
+    );
+    // Else nothing was tried: servers that are not reached, or a client that is not lazy.
+    ensure!(
+        report.identified * 10 > report.probes && report.asks > report.seeds,
+        "{} of {} probes came to a server that knew the caller, and {} were held",
+        report.identified,
+        report.probes,
+        report.asks
     );
     ensure!(
         report.differences.is_empty(),

@@ -30,6 +30,15 @@ impl Run {
         let mut tally = Tally::default();
         for judged in &self.0 {
             tally.probes += 1;
+            let answers = judged
+                .calls
+                .plain
+                .first()
+                .map(|call| call.answers.as_slice());
+            if let Some(answer) = answers.and_then(<[_]>::first) {
+                tally.answered += 1;
+                tally.identified += u64::from(answer.caller.as_deref() == Some("$SELF"));
+            }
             match judged.verdict {
                 Verdict::Known(reason) => *tally.known.entry(reason).or_default() += 1,
                 Verdict::Unstable => tally.unstable += 1,

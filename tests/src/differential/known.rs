@@ -20,10 +20,14 @@ pub(super) struct Pair<'a> {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 2] = [
+pub const KNOWN: [Known; 3] = [
     Known {
         reason: "unknown-cluster",
         is: unknown_cluster,
+    },
+    Known {
+        reason: "missing-backend",
+        is: missing_backend,
     },
     Known {
         reason: "held-body",
@@ -54,17 +58,34 @@ fn held_body(Pair { plain, lazy, call }: &Pair<'_>) -> bool {
 
 /// A route to a cluster that istiod does not have: 503 without a body here, with one there (ADR 3).
 fn unknown_cluster(Pair { plain, lazy, .. }: &Pair<'_>) -> bool {
-    const WORDS: &str = "no healthy upstream";
-    let nobody_saw_it =
-        plain.answers.is_empty() && lazy.answers.is_empty() && plain.arrived == lazy.arrived;
     let over_http = plain.status == Some(503)
         && lazy.status == Some(503)
         && plain.error == lazy.error
         && plain.body.as_deref() == Some("")
-        && lazy.body.as_deref() == Some(WORDS);
+        && lazy.body.as_deref() == Some(EMPTY_CLUSTER);
     let over_grpc = plain.error.as_deref() == Some("grpc Unavailable: ")
-        && lazy.error.as_deref() == Some("grpc Unavailable: no healthy upstream");
-    nobody_saw_it && (over_http || over_grpc)
+        && lazy.error.as_deref() == Some(EMPTY_CLUSTER_GRPC);
+    reached_nobody(plain, lazy) && (over_http || over_grpc)
+}
+
+/// A route of the Gateway API to a service that is not there: it says itself that this is a 500
+/// (`cluster_not_found_response_code`), but an empty cluster is found.
+fn missing_backend(Pair { plain, lazy, .. }: &Pair<'_>) -> bool {
+    let over_http = plain.status == Some(500)
+        && plain.error == lazy.error
+        && plain.body.as_deref() == Some("")
+        && lazy.status == Some(503)
+        && lazy.body.as_deref() == Some(EMPTY_CLUSTER);
+    let over_grpc = plain.error.as_deref() == Some("grpc Unknown: ")
+        && lazy.error.as_deref() == Some(EMPTY_CLUSTER_GRPC);
+    reached_nobody(plain, lazy) && (over_http || over_grpc)
+}
+
+const EMPTY_CLUSTER: &str = "no healthy upstream";
+const EMPTY_CLUSTER_GRPC: &str = "grpc Unavailable: no healthy upstream";
+
+fn reached_nobody(plain: &Observation, lazy: &Observation) -> bool {
+    plain.answers.is_empty() && lazy.answers.is_empty() && plain.arrived == lazy.arrived
 }
 
 #[cfg(test)]
@@ -103,6 +124,11 @@ mod tests {
         assert_eq!(excused(&lazy, &plain, 1), None);
         assert_eq!(excused(&refused(404, ""), &lazy, 1), None);
         assert_eq!(excused(&refused(200, ""), &lazy, 1), None);
+        assert_eq!(
+            excused(&refused(500, ""), &lazy, 1),
+            Some("missing-backend")
+        );
+        assert_eq!(excused(&refused(500, "by the route"), &lazy, 1), None);
     }
 
     #[test]

@@ -200,6 +200,7 @@ fn kind(error: &str) -> Option<String> {
         ("Broken pipe", "ended"),
         ("closed before", "ended"),
         ("closed without", "ended"),
+        ("without a head", "ended"),
         ("channel closed", "ended"),
         ("connection closed", "ended"),
         ("connection reset", "ended"),

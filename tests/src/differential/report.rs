@@ -46,6 +46,12 @@ pub struct Report {
     pub known: BTreeMap<&'static str, u64>,
     /// How many probes could not be compared, for plain Istio answered now so and now so.
     pub unstable: u64,
+    /// How many probes a server answered, for the plain client.
+    pub answered: u64,
+    /// How many of these the server took for the client's own, by its certificate.
+    pub identified: u64,
+    /// How often the lazy clients' Envoys asked for something that they did not have.
+    pub asks: u64,
     /// Seeds that could not be run to their end, and why.
     pub broken: Vec<String>,
     /// What was tried, and by how many seeds.
@@ -61,6 +67,10 @@ pub struct Tally {
     pub known: BTreeMap<&'static str, u64>,
     /// Those that were not compared.
     pub unstable: u64,
+    /// Those that a server answered.
+    pub answered: u64,
+    /// Those of them that the server took for the client's own.
+    pub identified: u64,
 }
 
 impl Report {
@@ -74,6 +84,8 @@ impl Report {
         self.seeds += 1;
         self.probes += tally.probes;
         self.unstable += tally.unstable;
+        self.answered += tally.answered;
+        self.identified += tally.identified;
         for (reason, count) in &tally.known {
             *self.known.entry(reason).or_default() += count;
         }
@@ -129,6 +141,7 @@ mod tests {
             probes: 50,
             known: BTreeMap::from([("x", 2)]),
             unstable: 1,
+            ..Tally::default()
         };
         let features = BTreeSet::from(["a".to_owned()]);
         report.add(&tally, Vec::new(), &features);

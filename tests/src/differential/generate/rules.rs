@@ -77,7 +77,9 @@ fn policy(world: &mut World, rng: &mut Rng, service: &Service) -> Option<Value> 
     let no_greeting = kind.starts_with("tls-") || kind == "port-level" || kind == "proxy-protocol";
     // The clients have addresses of their own.
     let by_address = kind == "hash-source-ip" && service.servers.len() > 1;
-    if service.greets() && no_greeting || by_address {
+    // What an HTTP server says to a line that it does not understand may come or be cut off.
+    let not_understood = kind == "proxy-protocol" && service.http_port().is_some();
+    if service.greets() && no_greeting || by_address || not_understood {
         return None;
     }
     world.tries(format!("rule/{kind}"));

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 
 /// What must be tried by some of 60 seeds, each by its beginning.
-const EVERY: [&str; 77] = [
+const EVERY: [&str; 78] = [
     "port/Http",
     "port/Http2",
     "port/Grpc",
@@ -33,6 +33,7 @@ const EVERY: [&str; 77] = [
     "rule/hash-header",
     "rule/hash-source-ip",
     "rule/hash-maglev",
+    "rule/proxy-protocol",
     "rule/tls-disable",
     "rule/tls-mutual",
     "rule/tls-simple",
