@@ -124,6 +124,13 @@ impl World {
         self.features.insert(feature.into());
     }
 
+    /// Whether a VirtualService or a route of the Gateway API is its own.
+    fn has_route(&self, service: &Service) -> bool {
+        let name = service.rule("route");
+        let mut resources = self.resources.iter();
+        resources.any(|resource| resource.object["metadata"]["name"] == *name)
+    }
+
     fn add(&mut self, object: Value) {
         self.resources.push(Resource { object, lead: None });
     }

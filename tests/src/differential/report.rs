@@ -123,7 +123,8 @@ impl Difference {
         let _ = match self.came_again {
             Some(true) => writeln!(text, "  it came again; the smallest mesh that shows it:"),
             Some(false) => writeln!(text, "  it did not come again; the mesh it was seen in:"),
-            None => writeln!(text, "  the mesh it was seen in (not made smaller):"),
+            // Mostly it is one of those above once more.
+            None => return text + "  not made smaller: the seed's first ones are\n",
         };
         text += &self.smallest.text();
         text

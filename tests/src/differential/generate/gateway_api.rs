@@ -14,20 +14,13 @@ pub(super) fn make(world: &mut World, rng: &mut Rng) {
         .services
         .iter()
         .filter(|service| service.is_kubernetes && service.http_port().is_some())
-        .filter(|service| service.name != "alias" && !has_route(world, service))
+        .filter(|service| service.name != "alias" && !world.has_route(service))
         .cloned()
         .collect();
     if let Some(service) = one_of(rng, &free) {
         let object = route(world, rng, &service);
         world.add(object);
     }
-}
-
-fn has_route(world: &World, service: &Service) -> bool {
-    let name = service.rule("route");
-    world.resources.iter().any(|resource| {
-        resource.object["kind"] == "VirtualService" && resource.object["metadata"]["name"] == *name
-    })
 }
 
 fn route(world: &mut World, rng: &mut Rng, service: &Service) -> Value {

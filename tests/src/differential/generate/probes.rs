@@ -15,7 +15,16 @@ pub(super) fn make(world: &mut World, rng: &mut Rng) -> Vec<Probe> {
     let mut probes = Vec::new();
     while probes.len() < PROBES {
         let probe = if percent(rng, 82) {
-            let service = one_of(rng, &world.services);
+            let routed: Vec<Service> = if rng.bool() {
+                let routed = world
+                    .services
+                    .iter()
+                    .filter(|service| world.has_route(service));
+                routed.cloned().collect()
+            } else {
+                Vec::new()
+            };
+            let service = one_of(rng, &routed).or_else(|| one_of(rng, &world.services));
             service.and_then(|service| to_service(world, rng, &service))
         } else {
             Some(to_nobody(world, rng))

@@ -165,6 +165,8 @@ fn http_route(world: &mut World, rng: &mut Rng, service: &Service, namespace: &s
         "answer",
         "fault",
         "mirror",
+        "mirror",
+        "mirror",
         "headers",
         "retries",
         "timeout",
@@ -263,10 +265,7 @@ fn delegated(world: &mut World, rng: &mut Rng) {
         return;
     };
     let name = service.rule("route");
-    let has_one = world.resources.iter().any(|resource| {
-        resource.object["kind"] == "VirtualService" && resource.object["metadata"]["name"] == *name
-    });
-    if has_one {
+    if world.has_route(&service) {
         return;
     }
     world.tries("route/delegate");
