@@ -178,7 +178,12 @@ impl World<'_> {
         self.apply(comes).await?;
         for change in changes {
             if let Change::Delete(resource) = change {
-                self.ns.delete(&self.text(resource)).await?;
+                // Past the testbed's kube-proxy: connections that pass Envoy by go on, and so do new ones, else it
+                // would depend on which of Envoy's workers has one.
+                let resources = self.ns.mesh().resources();
+                resources
+                    .delete(self.ns.name(), &self.text(resource))
+                    .await?;
             }
         }
         Ok(())

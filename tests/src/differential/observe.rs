@@ -207,6 +207,12 @@ fn kind(error: &str) -> Option<String> {
         ("connection was not ready", "ended"),
         ("broken pipe", "ended"),
         ("Handshake not finished", "ended"),
+        ("grpc Cancelled: operation was canceled", "ended"),
+        ("grpc Unknown: connection error", "ended"),
+        // The alert of a server that then closes may be cut off by that.
+        ("waiting for an answer: received fatal alert", "ended"),
+        // What a server of another protocol said may be cut off as well.
+        ("http2 error: connection error detected", "ended"),
         ("close_notify", "ended"),
         ("unexpected EOF", "ended"),
         ("handshake eof", "ended"),
@@ -304,6 +310,10 @@ mod tests {
             ),
             ("no answer within 8s", Some("timeout")),
             ("status 503 no healthy upstream", None),
+            (
+                "the handshake: received fatal alert: HandshakeFailure",
+                Some("the handshake: received fatal alert: HandshakeFailure"),
+            ),
             ("grpc Unavailable: x", Some("grpc Unavailable: x")),
         ] {
             assert_eq!(kind(error).as_deref(), expected);

@@ -27,7 +27,7 @@ pub struct Difference {
     pub lazy: Observation,
     /// Whether it came again when the seed was run for it alone; none if that was not tried.
     pub came_again: Option<bool>,
-    /// The smallest part of the mesh that showed it.
+    /// The smallest part of the mesh that showed it, or all of it.
     pub smallest: Scenario,
 }
 

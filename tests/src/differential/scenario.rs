@@ -171,6 +171,7 @@ pub struct Scenario {
     /// The calls, in their order.
     pub probes: Vec<Probe>,
     /// What of each kind it has: which of the things that are to be tried this seed tries.
+    #[serde(skip)]
     pub features: BTreeSet<String>,
 }
 

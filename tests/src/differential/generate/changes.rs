@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use super::{Service, World, percent, routes, rules, services};
+use super::{Port, Service, Speaks, World, percent, routes, rules, services};
 use crate::differential::scenario::{Change, Resource};
 
 /// Splits what was made into what is there from the beginning and what changes.
@@ -77,10 +77,9 @@ fn another(world: &mut World, rng: &mut Rng, resource: &Resource) -> Option<Reso
             } else if service.servers == all[..1] && !service.headless && percent(rng, 60) {
                 // The first one stays: connections that pass Envoy by go on to it.
                 service.servers = all.to_vec();
-            } else if service.ports.len() > 1 {
-                service.ports.truncate(1);
             } else {
-                return None;
+                // No port goes: connections that pass Envoy by would go on for the one client and not for the other.
+                service.ports.iter_mut().for_each(says_otherwise);
             }
             return Some(services::resource(world, rng, &service));
         }
@@ -88,4 +87,15 @@ fn another(world: &mut World, rng: &mut Rng, resource: &Resource) -> Option<Reso
     };
     object["metadata"]["namespace"] = namespace.into();
     Some(Resource { object, lead: None })
+}
+
+/// The same behind it, but it says something else of it, or nothing.
+fn says_otherwise(port: &mut Port) {
+    port.speaks = match port.speaks {
+        Speaks::Http => Speaks::AutoHttp,
+        Speaks::AutoHttp => Speaks::Http,
+        Speaks::Tcp => Speaks::AutoTcp,
+        Speaks::AutoTcp => Speaks::Tcp,
+        other => other,
+    };
 }
