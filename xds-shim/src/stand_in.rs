@@ -10,7 +10,8 @@ pub mod domains;
 pub mod routes;
 pub mod tcp;
 
-use crate::envoy::google::protobuf::UInt32Value;
+use crate::envoy::config::core::v3::Metadata;
+use crate::envoy::google::protobuf::{Struct, UInt32Value, Value, value};
 use crate::wire::{self, Edit, Error};
 use prost::Message;
 
@@ -20,6 +21,9 @@ const REQUEST: &str = "lazy|";
 /// The header that carries the name from where the request comes in to the route that picks the
 /// cluster. It is written over whatever an application sent, and removed from what leaves.
 pub const HEADER: &str = "x-lazymesh-cluster";
+
+/// Where in a copy's metadata the operation is of which a server is told: namespace and key.
+pub const OPERATION: (&str, &str) = ("lazymesh", "operation");
 
 /// A name of ours, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +69,35 @@ pub fn header_value(routes: &str) -> Option<String> {
 /// When the bytes are not such a message.
 pub fn copy_cluster(resource: &[u8], name: &str) -> Result<Vec<u8>, Error> {
     copy_changed(resource, name, |cluster| Ok(cluster.to_vec()))
+}
+
+/// The same for a request, which tells its server of this operation; empty: of none.
+///
+/// Cluster: metadata = 25, a core.v3.Metadata, of which a second one in the bytes adds to the first.
+///
+/// # Errors
+/// When the bytes are not such a message.
+pub fn copy_for_request(resource: &[u8], name: &str, operation: &str) -> Result<Vec<u8>, Error> {
+    if operation.is_empty() {
+        return copy_cluster(resource, name);
+    }
+    let (namespace, key) = OPERATION;
+    let value = Value {
+        kind: Some(value::Kind::StringValue(operation.to_owned())),
+    };
+    let said = Struct {
+        fields: [(key.to_owned(), value)].into(),
+    };
+    let metadata = Metadata {
+        filter_metadata: [(namespace.to_owned(), said)].into(),
+        ..Default::default()
+    };
+    let metadata = metadata.encode_to_vec();
+    copy_changed(resource, name, |cluster| {
+        let mut out = cluster.to_vec();
+        wire::put_bytes(&mut out, 25, &metadata);
+        Ok(out)
+    })
 }
 
 /// The same for a request that is nobody's: without retries, since it came by a route that has some, and

@@ -193,7 +193,7 @@ impl Session {
                 continue;
             };
             match stored.routes().map(|r| (r.meaning(authority), r)) {
-                Some((Meaning::Service(cluster), _)) => {
+                Some((Meaning::Service { cluster, .. }, _)) => {
                     let service = OutboundName::parse(cluster).map(|name| name.service_port());
                     if let Some(service) = service
                         && self.admitted.insert(service.clone())
@@ -223,10 +223,10 @@ impl Session {
     fn answer_request(&self, name: &str, routes: &str, authority: &str) -> Option<Arc<Stored>> {
         let stored = self.routes.get(routes)?;
         let copy = match stored.routes().map(|r| r.meaning(authority)) {
-            Some(Meaning::Service(cluster)) => self
+            Some(Meaning::Service { cluster, operation }) => self
                 .clusters
                 .get(cluster)
-                .map(|s| stand_in::copy_cluster(&s.raw, name)),
+                .map(|s| stand_in::copy_for_request(&s.raw, name, operation)),
             Some(Meaning::Nobody(cluster)) => self
                 .clusters
                 .get(cluster)
@@ -395,7 +395,7 @@ impl Session {
             return false;
         };
         match parsed.meaning(authority) {
-            Meaning::Service(cluster) => !self.gives(cluster),
+            Meaning::Service { cluster, .. } => !self.gives(cluster),
             Meaning::Nobody(_) => {
                 let particular = self.stand_ins.particular.get(routes);
                 let host = parsed.host(authority);

@@ -55,6 +55,7 @@ struct VirtualHost {
 #[derive(Debug)]
 struct Plain {
     cluster: Box<str>,
+    operation: Box<str>,
     /// What it has in common with others; `None` if those are too few to hold it.
     template: Option<usize>,
 }
@@ -73,7 +74,12 @@ impl VirtualHost {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning<'a> {
     /// A plain virtual host takes it, which routes to this cluster.
-    Service(&'a str),
+    Service {
+        /// The cluster's name.
+        cluster: &'a str,
+        /// What servers are told of it in `x-envoy-decorator-operation`; empty: nothing.
+        operation: &'a str,
+    },
     /// No virtual host takes it but the one for the rest, which routes to this cluster.
     Nobody(&'a str),
     /// Something else: a virtual host that the proxy has.
@@ -150,6 +156,7 @@ impl Routes {
                 self.by_cluster.insert(form.cluster.clone(), index);
                 plain = Some(Plain {
                     cluster: form.cluster,
+                    operation: form.operation,
                     template: Some(template),
                 });
             }
@@ -217,7 +224,10 @@ impl Routes {
             return Meaning::Other;
         };
         match (&self.hosts[index as usize].plain, &self.rest_cluster) {
-            (Some(plain), _) => Meaning::Service(&plain.cluster),
+            (Some(plain), _) => Meaning::Service {
+                cluster: &plain.cluster,
+                operation: &plain.operation,
+            },
             (None, Some(cluster)) if self.rest == Some(index) => Meaning::Nobody(cluster),
             _ => Meaning::Other,
         }

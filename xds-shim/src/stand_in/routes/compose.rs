@@ -1,9 +1,12 @@
 //! The route configuration a proxy gets.
 
 use super::{Routes, VirtualHost};
-use crate::stand_in::HEADER;
+use crate::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use crate::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use crate::stand_in::domains::{Domains, is_plain};
+use crate::stand_in::{HEADER, OPERATION};
 use crate::wire::{self, Error};
+use prost::Message;
 use std::collections::BTreeSet;
 
 /// What of a route configuration one proxy is to see.
@@ -147,9 +150,31 @@ fn stand_in(number: usize, common: &[u8], domains: &BTreeSet<&str>) -> Result<Ve
             wire::put_string(&mut out, 2, HEADER);
             Ok(Some(out))
         })
+        .map(|changed| {
+            let mut out = changed.unwrap_or_else(|| route.to_vec());
+            // Route: request_headers_to_add = 9.
+            wire::put_bytes(&mut out, 9, &tell_operation());
+            Some(out)
+        })
     })?;
     out.extend_from_slice(routes.as_deref().unwrap_or(common));
     Ok(out)
+}
+
+/// An encoded `HeaderValueOption`: servers are told of the operation as by a decorator, which a stand-in
+/// cannot have. The copy of the cluster knows it; where it does not, nothing is added.
+fn tell_operation() -> Vec<u8> {
+    let (namespace, key) = OPERATION;
+    HeaderValueOption {
+        header: Some(HeaderValue {
+            key: "x-envoy-decorator-operation".into(),
+            value: format!("%CLUSTER_METADATA({namespace}:{key})%"),
+            ..Default::default()
+        }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+        ..Default::default()
+    }
+    .encode_to_vec()
 }
 
 /// Walks the virtual hosts along with the records of their configuration.

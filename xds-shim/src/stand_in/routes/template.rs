@@ -24,6 +24,8 @@ impl Template {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Form {
     pub(super) cluster: Box<str>,
+    /// What a server is told of it in `x-envoy-decorator-operation`.
+    pub(super) operation: Box<str>,
     pub(super) common: Vec<u8>,
 }
 
@@ -32,6 +34,7 @@ pub(super) struct Form {
 /// VirtualHost: name = 1, domains = 2, routes = 3. Route: route = 2, decorator = 5.
 pub(super) fn form(host: &[u8]) -> Result<Option<Form>, Error> {
     let mut cluster: Option<Box<str>> = None;
+    let mut operation: Option<Box<str>> = None;
     let mut one = true;
     let common = wire::edit::<Error>(host, |field| {
         Ok(match (field.number, field.bytes()) {
@@ -46,6 +49,7 @@ pub(super) fn form(host: &[u8]) -> Result<Option<Form>, Error> {
                     }
                     (Some(known), Some(new)) => *known == new,
                 };
+                one &= *operation.get_or_insert(taken.operation.clone()) == taken.operation;
                 Edit::Replace(taken.rest)
             }
             _ => Edit::Keep,
@@ -58,17 +62,24 @@ pub(super) fn form(host: &[u8]) -> Result<Option<Form>, Error> {
     let mut found = Found::default();
     references::anywhere(&common, &mut found);
     let plain = found == Found::default() && OutboundName::parse(&cluster).is_some();
-    Ok(plain.then_some(Form { cluster, common }))
+    let operation = operation.unwrap_or_default();
+    Ok(plain.then_some(Form {
+        cluster,
+        operation,
+        common,
+    }))
 }
 
 struct TakenRoute {
     cluster: Option<Box<str>>,
+    operation: Box<str>,
     rest: Vec<u8>,
 }
 
 /// A route without the cluster it goes to and without its decorator, which names the service.
 fn take_route(route: &[u8]) -> Result<TakenRoute, Error> {
     let mut cluster = None;
+    let mut operation = Box::default();
     let rest = wire::edit::<Error>(route, |field| {
         Ok(match (field.number, field.bytes()) {
             (2, Some(action)) => {
@@ -91,14 +102,23 @@ fn take_route(route: &[u8]) -> Result<TakenRoute, Error> {
                 }
                 rest.map_or(Edit::Keep, Edit::Replace)
             }
-            (5, Some(_)) => Edit::Drop,
+            // Decorator: operation = 1. One that says more stays, and is in no common form.
+            (5, Some(decorator)) if only_operation(decorator)? => {
+                operation = wire::string(decorator, 1)?.into();
+                Edit::Drop
+            }
             _ => Edit::Keep,
         })
     })?;
     Ok(TakenRoute {
         cluster,
+        operation,
         rest: rest.unwrap_or_else(|| route.to_vec()),
     })
+}
+
+fn only_operation(decorator: &[u8]) -> Result<bool, Error> {
+    wire::fields(decorator).try_fold(true, |only, field| Ok(only && field?.number == 1))
 }
 
 /// The cluster of a virtual host that does nothing but route everything there.
