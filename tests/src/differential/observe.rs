@@ -86,7 +86,7 @@ pub struct Observation {
 }
 
 /// Headers whose values are each call's own.
-const OWN: [&str; 12] = [
+const OWN: [&str; 11] = [
     "x-request-id",
     "x-forwarded-client-cert",
     "x-probe",
@@ -98,7 +98,6 @@ const OWN: [&str; 12] = [
     "x-b3-sampled",
     "sec-websocket-key",
     "date",
-    "x-envoy-upstream-service-time",
 ];
 
 impl Observation {
@@ -111,6 +110,8 @@ impl Observation {
             .map(|Answer { who, saw }| Seen::read(&who.workload, saw, names))
             .collect();
         let mut headers = own_values_hidden(&outcome.headers, names);
+        // Envoy says it only when the answer came after the whole request.
+        headers.remove("x-envoy-upstream-service-time");
         if !answers.is_empty() {
             // As long as what the server saw, names and all.
             headers.remove("content-length");
@@ -211,6 +212,7 @@ fn kind(error: &str) -> Option<String> {
         ("grpc Unknown: connection error", "ended"),
         // The alert of a server that then closes may be cut off by that.
         ("waiting for an answer: received fatal alert", "ended"),
+        ("not an answer: \u{15}", "ended"),
         // What a server of another protocol said may be cut off as well.
         ("http2 error: connection error detected", "ended"),
         ("close_notify", "ended"),

@@ -29,7 +29,11 @@ pub(super) fn make(world: &mut World, rng: &mut Rng) -> Vec<Probe> {
         } else {
             Some(to_nobody(world, rng))
         };
-        let Some(probe) = probe else { continue };
+        let Some(mut probe) = probe else { continue };
+        if probe.path.contains("fail=") && mirrors(world) {
+            // A server that is mirrored to as well fails what comes first, the request or its mirror.
+            "/".clone_into(&mut probe.path);
+        }
         world.tries(format!("protocol/{}", probe.protocol));
         let greeted = probe.protocol == "tcp-server-first";
         if greeted
@@ -46,6 +50,11 @@ pub(super) fn make(world: &mut World, rng: &mut Rng) -> Vec<Probe> {
         }
     }
     probes
+}
+
+fn mirrors(world: &World) -> bool {
+    let mut features = world.features.iter();
+    features.any(|feature| feature.ends_with("/mirror"))
 }
 
 /// A host of a service, or nearly.
