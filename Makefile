@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help bench-controller bench-relay build demo differential fmt lint test
+.PHONY: help bench-config bench-controller bench-relay build demo differential fmt lint test
 
 # Where iptables and ip are; an ordinary user's PATH often lacks it.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -12,6 +12,9 @@ export PATH := $(PATH):/usr/sbin:/sbin
 DEMO_FLAGS ?=
 # `make bench-controller SCALE=20x50x50`: namespaces, workloads in each, dependencies of each
 SCALE ?= 100x50x50
+# `make bench-config SIZES=1000`: services; `SHAPE=auto`: of one shape only
+SIZES ?= 1000,5000
+SHAPE ?=
 # `make bench-relay BENCH_FLAGS=--quick`
 BENCH_FLAGS ?=
 
@@ -22,6 +25,13 @@ SHOW ?= 0
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+bench-config: need-cargo ## Weigh lazy sidecars beside plain ones and hand-written Sidecars, into target/bench/config.json (needs root; half an hour)
+	cargo build --locked --release -p xds-shim --bin xds-shim
+	cargo build --locked -p mesh-tests --bins
+	@release=$$(realpath $(or $(CARGO_TARGET_DIR),target)/release); \
+	LAZYMESH_CONFIG_SIZES=$(SIZES) LAZYMESH_XDS_SHIM=$$release/xds-shim \
+		cargo test --locked --quiet -p mesh-tests --test mesh -- bench_config::$(SHAPE) --test-threads 1
 
 bench-controller: need-cargo ## Run the controller with 5,000 workloads of 50 dependencies each on a real kube-apiserver (needs root; some minutes)
 	cargo build --locked --release -p lazyload-controller --bin lazyload-controller

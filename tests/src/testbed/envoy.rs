@@ -141,6 +141,24 @@ impl Envoy {
             .map_or(0, |(_, value)| *value))
     }
 
+    /// From its start to its workers running, in milliseconds, as Envoy counts it (two digits of it are true). There some
+    /// seconds later: Envoy gathers its histograms now and then.
+    ///
+    /// # Errors
+    /// When Envoy does not answer, or does not know yet.
+    pub async fn initialization_ms(&self) -> Result<f64> {
+        let text = self
+            .get("/stats?filter=%5Eserver%5C.initialization_time_ms%24")
+            .await?;
+        // `...: P0(nan,190) P25(nan,192.5) P50(nan,195) ...`: of the latest interval, and of all time.
+        let all_time = text
+            .split_once("P50(")
+            .and_then(|(_, rest)| rest.split_once(')'))
+            .and_then(|(pair, _)| pair.split_once(','))
+            .with_context(|| format!("no time of initialization: {}", text.trim()))?;
+        Ok(all_time.1.parse()?)
+    }
+
     /// What its config costs.
     ///
     /// # Errors

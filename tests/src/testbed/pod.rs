@@ -174,7 +174,7 @@ impl Pod {
         };
         let context = (mesh.tools(), mesh.places(), mesh.resources());
         let mut agent = sidecar::start(context, owner, network, options, mesh.istio_root()).await?;
-        let ready = sidecar::wait_ready(&mut agent, network.address, READY_LIMIT).await;
+        let ready = sidecar::wait_ready(&mut agent, network.address, options.ready_limit).await;
         *self.0.agent.lock().await = Some(agent);
         ready
     }

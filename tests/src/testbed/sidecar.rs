@@ -61,6 +61,8 @@ pub struct SidecarOptions {
     pub concurrency: u8,
     /// Whether Envoy keeps all statistics, and not only those that Istio's bootstrap lets through. Costs memory.
     pub all_stats: bool,
+    /// How long it may take to become ready.
+    pub ready_limit: Duration,
     /// More arguments of Envoy, such as `--disable-extensions CATEGORY/NAME`.
     pub envoy_args: String,
 }
@@ -75,6 +77,7 @@ impl Default for SidecarOptions {
             owner: true,
             concurrency: 2,
             all_stats: false,
+            ready_limit: Duration::from_secs(30),
             envoy_args: String::new(),
         }
     }

@@ -93,12 +93,17 @@ pub fn build_dir() -> Result<PathBuf> {
     .to_owned())
 }
 
-/// A program of this workspace, built beforehand.
+/// A program of this workspace, built beforehand: the one beside the tests, or what the environment names, for benches
+/// (`LAZYMESH_XDS_SHIM` for `xds-shim`).
 ///
 /// # Errors
 /// When it is not there, naming what to build.
 pub fn own_program(name: &str) -> Result<PathBuf> {
-    let path = build_dir()?.join(name);
+    let variable = format!("LAZYMESH_{}", name.to_uppercase().replace('-', "_"));
+    let path = match std::env::var_os(variable) {
+        Some(path) => path.into(),
+        None => build_dir()?.join(name),
+    };
     if !path.is_file() {
         bail!(
             "{} is not built (hint: cargo build --bin {name})",
