@@ -251,18 +251,20 @@ impl Session {
         names.iter().all(|name| self.routes.get(name).is_some())
     }
 
-    /// Whether a connection may come by a chain that asks for this name.
-    pub(super) fn is_connected_to(&self, asked: &Asked) -> bool {
-        let Some(outer) = self
-            .listeners
-            .all()
-            .find(|s| self.singles.rank(&s.name) == Rank::Outer)
-        else {
-            return false;
-        };
+    /// Whether the proxy has the latest of the listener whose chains ask for names of ours; `None` without one.
+    pub(super) fn outer_is_current(&self) -> Option<bool> {
+        let mut all = self.listeners.all();
+        let outer = all.find(|s| self.singles.rank(&s.name) == Rank::Outer)?;
         let view = self.view_of_listener(outer);
-        if !self.listeners.holds(&view.name, view.version) {
-            return true;
+        Some(self.listeners.holds(&view.name, view.version))
+    }
+
+    /// Whether a connection may come by a chain that asks for this name. `outer`: [`Self::outer_is_current`].
+    pub(super) fn is_connected_to(&self, asked: &Asked, outer: Option<bool>) -> bool {
+        match outer {
+            None => return false,
+            Some(false) => return true,
+            Some(true) => {}
         }
         let single = self.singles.connections.find(asked);
         single.is_some_and(|single| {

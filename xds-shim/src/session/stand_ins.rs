@@ -63,6 +63,15 @@ pub(super) struct Placed {
     routes: BTreeSet<Box<str>>,
 }
 
+/// Whether the proxy has the latest of what may lead to copies: worked out once for all of them, since each
+/// means to put together what it is to have.
+#[derive(Debug, Default)]
+struct Current {
+    routes: HashMap<Box<str>, bool>,
+    /// What takes connections without a listener of their own; `None` in it: there is no such listener.
+    outer: Option<Option<bool>>,
+}
+
 impl StandIns {
     /// Notes a host that is nobody's; whether that is new. One that cannot be written as a domain, or one too
     /// many, ends the wildcards.
@@ -359,7 +368,11 @@ impl Session {
             .proxy
             .keys()
             .filter(|n| Name::parse(n).is_some());
-        let idle: BTreeSet<_> = copies.filter(|n| !self.is_led_to(n)).cloned().collect();
+        let mut current = Current::default();
+        let idle: BTreeSet<_> = copies
+            .filter(|n| !self.is_led_to(n, &mut current))
+            .cloned()
+            .collect();
         self.stand_ins.idle.retain(|name, _| idle.contains(name));
         let mut gone = Vec::new();
         for name in idle {
@@ -377,18 +390,24 @@ impl Session {
 
     /// Whether the proxy may have a route that leads to this name. Unless it is known to have the routes
     /// in which the name has a place of its own, it may.
-    fn is_led_to(&self, name: &str) -> bool {
+    fn is_led_to(&self, name: &str, current: &mut Current) -> bool {
         let (routes, authority) = match Name::parse(name) {
             Some(Name::Request { routes, authority }) => (routes, authority),
-            Some(Name::Connection(asked)) => return self.is_connected_to(&asked),
+            Some(Name::Connection(asked)) => {
+                let outer = *current.outer.get_or_insert_with(|| self.outer_is_current());
+                return self.is_connected_to(&asked, outer);
+            }
             None => return true,
         };
         let Some(stored) = self.routes.get(routes) else {
             // Routes that are gone lead nowhere.
             return !self.routes.answered || self.routes.watched.contains(routes);
         };
-        let view = self.view_of_routes(stored);
-        if self.routes.proxy.get(routes).copied().flatten() != Some(view.version) {
+        let is_current = current.routes.entry(routes.into()).or_insert_with(|| {
+            let view = self.view_of_routes(stored);
+            self.routes.proxy.get(routes).copied().flatten() == Some(view.version)
+        });
+        if !*is_current {
             return true;
         }
         let Some(parsed) = stored.routes().filter(|_| self.holds_virtual_hosts(routes)) else {

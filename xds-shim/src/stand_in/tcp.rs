@@ -44,6 +44,14 @@ pub use wild::{Sniffs, Wildcard};
 /// not tell of (15021, 15090 are in the bootstrap).
 const RESERVED: RangeInclusive<u16> = 15_000..=15_099;
 
+/// Those of them that are istiod's and the shim's own, and no sidecar's: services of every mesh.
+const CONTROL_PLANE: [u16; 4] = [15_010, 15_012, 15_014, 15_017];
+
+/// Whether a sidecar may keep this port for itself.
+fn is_reserved(port: u16) -> bool {
+    RESERVED.contains(&port) && !CONTROL_PLANE.contains(&port)
+}
+
 /// How many plain listeners of one form are worth a chain.
 const FEWEST: usize = 2;
 

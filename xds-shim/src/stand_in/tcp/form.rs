@@ -1,6 +1,6 @@
 //! What a listener is made of, what plain ones have in common, and the chain made of that.
 
-use super::{Destination, Plain, RESERVED, Single, Way, inside, socket_address, wild};
+use super::{Destination, Plain, Single, Way, inside, is_reserved, socket_address, wild};
 use crate::cluster::{OutboundName, ServicePort};
 use crate::envoy::config::core::v3::{
     DataSource, SubstitutionFormatString, data_source, substitution_format_string,
@@ -147,7 +147,7 @@ pub(super) fn single(name: &str, listener: &[u8]) -> Result<Option<Single>, Erro
     else {
         return Ok(None);
     };
-    if ip.is_unspecified() || ip.is_loopback() || port == 0 || RESERVED.contains(&port) {
+    if ip.is_unspecified() || ip.is_loopback() || port == 0 || is_reserved(port) {
         return Ok(None);
     }
     let plain = plain(listener)?;

@@ -235,6 +235,9 @@ fn what_is_not_for_one_services_address_is_kept() {
     for (what, by) in cases {
         assert_eq!(single(&changed(by)), None, "{what}");
     }
+    for istiods in [15_010, 15_012, 15_014, 15_017] {
+        assert!(single(&service("istiod", "10.0.0.1", istiods)).is_some());
+    }
     let wild = changed(&|l| l.address = at("0.0.0.0", 3306));
     assert!(matches!(kind(&wild), Kind::Wildcard(wild) if wild.ports == [3306].into()));
 }

@@ -15,7 +15,7 @@ fn of_what_istiod_sends() {
     connections.settle();
     assert_eq!(connections.rest(), Some("PassthroughCluster"));
     // Kept: TCP services on 3306, 80 and 443, where HTTP services, or ServiceEntries with TLS, make a
-    // wildcard listener; istiod's own ports.
+    // wildcard listener.
     let by = |connections: &Connections, way| {
         let held = connections.held().filter(|(_, w)| *w == way);
         let services = held.map(|(single, _)| single.service.to_string());
@@ -24,12 +24,16 @@ fn of_what_istiod_sends() {
     };
     let clusters = [
         "hl.all-1:9005",
+        "istiod.istio-system:15010",
+        "istiod.istio-system:15012",
+        "istiod.istio-system:15014",
         "many.all-1:5001",
         "many.all-1:5002",
         "redis.all-1:6379",
         "server.all-1:9000",
         "server.all-1:9001",
         "tls.all-1:8443",
+        "xds-shim.all-1:15012",
     ];
     let all = |list: &[&str]| {
         list.iter()
