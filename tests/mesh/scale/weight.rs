@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use mesh_tests::testbed::{Envoy, Namespace, Pod, until};
 use serde::Serialize;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::services::{Shape, http_url, service_of, tcp_url};
@@ -28,12 +29,11 @@ impl Weight {
     pub(crate) async fn of(pod: &Pod) -> Result<Self> {
         let envoy = pod.envoy().await?;
         until("Envoy's start", LIMIT, || envoy.initialization_ms()).await?;
-        let last = std::sync::Mutex::new(0.0);
+        let last = AtomicU64::new(0);
         let heap = until("the heap to be at rest", LIMIT, || async {
             let heap = envoy.memory().await?.allocated;
-            let mut last = last.lock().map_err(|_| anyhow::anyhow!("poisoned"))?;
-            let before = std::mem::replace(&mut *last, heap as f64);
-            let change = (heap as f64 - before).abs() / heap as f64;
+            let before = last.swap(heap, Ordering::Relaxed);
+            let change = heap.abs_diff(before) as f64 / heap as f64;
             ensure!(change <= AT_REST, "{before} bytes, then {heap}");
             Ok(heap)
         })
