@@ -168,10 +168,11 @@ async fn weigh(shop: &Shop, shape: Shape, size: u32) -> Result<Vec<Row>> {
         hand.after.push(Look::at(&pair.hand).await?);
         lazy.after.push(Look::at(&pair.lazy).await?);
     }
-    let mut learned = Kind::default();
+    let (mut learned, mut known) = (Kind::default(), count);
     for round in 0..ROUNDS {
         let pod = shop.client(&format!("lazy-{round}")).await?;
         learned.before.push(Look::at(&pod).await?);
+        known = Count::of(&pod.envoy().await?).await?;
     }
     let counts = (
         Count::of(&pairs[0].hand.envoy().await?).await?,
@@ -181,7 +182,7 @@ async fn weigh(shop: &Shop, shape: Shape, size: u32) -> Result<Vec<Row>> {
         Row::of(PLAIN, BEFORE, &plain.before, count),
         Row::of(HAND, BEFORE, &hand.before, counts.0),
         Row::of(LAZY, BEFORE, &lazy.before, uncalled),
-        Row::of(LEARNED, BEFORE, &learned.before, counts.1),
+        Row::of(LEARNED, BEFORE, &learned.before, known),
         Row::of(PLAIN, AFTER, &plain.after, count),
         Row::of(HAND, AFTER, &hand.after, counts.0),
         Row::of(LAZY, AFTER, &lazy.after, counts.1),
