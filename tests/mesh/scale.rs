@@ -18,8 +18,9 @@ const MOST_HEAP: f64 = 1.03;
 const MOST_RSS: f64 = 1.03;
 /// A held first call through a lazy sidecar, as a multiple of a first call through a plain one, which
 /// makes its connection and handshake too (medians, best of three rounds). A ratio, since milliseconds
-/// depend on what else the machine does. Tried on 2 idle cores: 1.6 to 1.9 (docs/facts.md).
-const MOST_FIRST_CALL: f64 = 2.5;
+/// depend on what else the machine does. On two cores 1.6 to 1.9 with clusters held only; with virtual hosts too
+/// 1.9 to 2.3, and up to 3.2 where ten processes wait for them (docs/facts.md).
+const MOST_FIRST_CALL: f64 = 4.0;
 
 const SERVICES: u32 = 1000;
 const CALLS: u32 = 15;
