@@ -217,6 +217,8 @@ impl Session {
         listener: &str,
         service: ServicePort,
     ) -> Option<Arc<Stored>> {
+        let routes = self.singles.routes.get(listener).cloned();
+        let routes = routes.unwrap_or_default();
         // One that is there has connections, which a change would end.
         if !self.listeners.proxy.contains_key(name) {
             let stored = Arc::clone(self.listeners.get(listener)?);
@@ -226,9 +228,10 @@ impl Session {
             let copy = self.store.keep(name, &copy);
             self.send_listeners(&[copy], &[], None);
             self.singles.copies += 1;
+            // Sent before the copy they count for nothing: nobody in the proxy watched them.
+            let owed = routes.iter().map(|name| name.as_str().into());
+            self.routes.owed.extend(owed);
         }
-        let routes = self.singles.routes.get(listener).cloned();
-        let routes = routes.unwrap_or_default();
         if !self.have_routes(&routes) {
             return None;
         }

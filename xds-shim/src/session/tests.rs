@@ -16,6 +16,7 @@ use std::time::Duration;
 mod connections;
 mod endpoints;
 mod keeping;
+mod model;
 mod on_demand;
 mod reconnect;
 mod stand_ins;

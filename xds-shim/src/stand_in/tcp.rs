@@ -416,4 +416,4 @@ impl Connections {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

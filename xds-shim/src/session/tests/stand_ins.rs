@@ -8,7 +8,7 @@ use std::time::Instant;
 const LAZY_A: &str = "lazy|80|a.shop";
 const LAZY_TYPO: &str = "lazy|80|Typo.shop:80";
 
-fn host(name: &str, domains: &[&str], cluster: &str) -> rds::VirtualHost {
+pub(super) fn host(name: &str, domains: &[&str], cluster: &str) -> rds::VirtualHost {
     let action = rds::RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
         ..Default::default()

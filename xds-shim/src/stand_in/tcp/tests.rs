@@ -11,7 +11,7 @@ use prost::Message;
 
 mod istiods;
 mod made;
-mod matching;
+pub(crate) mod matching;
 mod random;
 mod wild;
 

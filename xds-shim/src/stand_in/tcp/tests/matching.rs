@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 /// What a listener's sniffers find a connection to speak.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Spoken {
+pub(crate) enum Spoken {
     Http1,
     Http2,
     Bytes,
@@ -40,12 +40,12 @@ impl Spoken {
 }
 
 /// The name of the filter chain that takes a connection nobody sniffed.
-pub(super) fn chain_for(listener: &Listener, destination: &Destination) -> String {
+pub(crate) fn chain_for(listener: &Listener, destination: &Destination) -> String {
     chain_of(listener, destination, Spoken::Bytes).unwrap()
 }
 
 /// The name of the filter chain that takes a connection; `None`: the default one.
-pub(super) fn chain_of(
+pub(crate) fn chain_of(
     listener: &Listener,
     destination: &Destination,
     spoken: Spoken,
