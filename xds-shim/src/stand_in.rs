@@ -290,4 +290,25 @@ mod tests {
             assert_eq!(copy.circuit_breakers.unwrap().thresholds, [none]);
         }
     }
+
+    proptest::proptest! {
+        /// What Envoy writes by our header is taken apart into what went in, whatever a client wrote.
+        #[test]
+        fn a_name_comes_back(routes in "[^|]{1,20}", authority in ".*") {
+            let value = header_value(&routes).unwrap();
+            let written = value.replace("%%", "%").replace("%REQ(:authority)%", &authority);
+            let name = Name::Request { routes: &routes, authority: &authority };
+            // Where the route configuration's name is in Envoy's format language itself, it is written otherwise.
+            if !routes.contains("%") {
+                proptest::prop_assert_eq!(Name::parse(&written), Some(name));
+            }
+        }
+
+        #[test]
+        fn any_name_is_taken_apart_or_not(name in "(lazy|lazytcp|lazyin|outbound)?[|]?.*") {
+            if let Some(Name::Request { routes, authority }) = Name::parse(&name) {
+                proptest::prop_assert_eq!(format!("lazy|{routes}|{authority}"), name);
+            }
+        }
+    }
 }

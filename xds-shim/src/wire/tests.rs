@@ -107,3 +107,46 @@ fn drops_records() {
     });
     assert!(each(&out.unwrap().unwrap(), 1).next().is_none());
 }
+
+proptest::proptest! {
+    /// Whatever the bytes: what is walked is all of them, and what is kept stays.
+    #[test]
+    fn any_bytes_are_walked_or_refused(bytes: Vec<u8>) {
+        let walked: Result<Vec<_>, _> = fields(&bytes).collect();
+        let kept = edit::<Error>(&bytes, |_| Ok(Edit::Keep));
+        match walked {
+            Ok(fields) => {
+                let records: Vec<u8> = fields.iter().flat_map(|f| f.record).copied().collect();
+                proptest::prop_assert_eq!(records, bytes);
+                proptest::prop_assert_eq!(kept, Ok(None));
+            }
+            Err(error) => proptest::prop_assert_eq!(kept, Err(error)),
+        }
+    }
+
+    /// What is written is read again, and changing one record leaves the others.
+    #[test]
+    fn what_is_written_is_read(
+        records in proptest::collection::vec((1_u32..1 << 29, proptest::collection::vec(0_u8.., 0..300)), 1..8),
+        which: proptest::sample::Index,
+    ) {
+        let mut message = Vec::new();
+        for (number, payload) in &records {
+            put_bytes(&mut message, *number, payload);
+        }
+        let read = |message: &[u8]| -> Vec<(u32, Vec<u8>)> {
+            let fields = fields(message).map(Result::unwrap);
+            fields.map(|f| (f.number, f.bytes().unwrap().to_vec())).collect()
+        };
+        proptest::prop_assert_eq!(read(&message), records.clone());
+        let (number, _) = records[which.index(records.len())];
+        let last = records.iter().rfind(|(n, _)| *n == number).map(|(_, p)| p.as_slice());
+        proptest::prop_assert_eq!(super::last(&message, number), Ok(last));
+        let changed = edit_each::<Error>(&message, number, |_| Ok(Some(b"new".to_vec())));
+        let mut expected = records;
+        for (_, payload) in expected.iter_mut().filter(|(n, _)| *n == number) {
+            *payload = b"new".to_vec();
+        }
+        proptest::prop_assert_eq!(read(&changed.unwrap().unwrap()), expected);
+    }
+}

@@ -9,6 +9,8 @@ use prost::Message;
 use rds::route::Action;
 use rds::route_action::ClusterSpecifier;
 
+mod random;
+
 fn to(cluster: &str) -> rds::Route {
     rds::Route {
         r#match: Some(rds::RouteMatch {
