@@ -209,8 +209,8 @@ impl Session {
         })
     }
 
-    /// Gives a copy of a listener, and returns the cluster that leads there once its routes are with it.
-    /// The copy goes first: Envoy takes routes only when something uses them.
+    /// Gives a copy of a listener with its routes behind it, once they are there, and returns the cluster that
+    /// leads to it.
     fn lead_inside(
         &mut self,
         name: &str,
@@ -219,6 +219,10 @@ impl Session {
     ) -> Option<Arc<Stored>> {
         let routes = self.singles.routes.get(listener).cloned();
         let routes = routes.unwrap_or_default();
+        // Without its routes it would warm, for ever if its service goes meanwhile.
+        if !self.have_routes(&routes) {
+            return None;
+        }
         // One that is there has connections, which a change would end.
         if !self.listeners.proxy.contains_key(name) {
             let stored = Arc::clone(self.listeners.get(listener)?);
@@ -231,9 +235,6 @@ impl Session {
             // Sent before the copy they count for nothing: nobody in the proxy watched them.
             let owed = routes.iter().map(|name| name.as_str().into());
             self.routes.owed.extend(owed);
-        }
-        if !self.have_routes(&routes) {
-            return None;
         }
         self.give_routes(|name, _| routes.contains(name));
         self.give_clusters_of(&BTreeSet::from([service]));

@@ -75,7 +75,7 @@ proptest! {
                 continue;
             }
             match routes.meaning(authority) {
-                Meaning::Service(cluster) => prop_assert!(!given.contains(&cluster), "{authority} is held"),
+                Meaning::Service { cluster, .. } => prop_assert!(!given.contains(&cluster), "{authority} is held"),
                 Meaning::Nobody(_) => {
                     prop_assert_eq!(before, "allow_any");
                     let host = routes.host(authority);
