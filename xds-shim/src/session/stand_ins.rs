@@ -95,10 +95,21 @@ impl Session {
     /// Takes names of ours the proxy asks for; they are answered by [`Self::answer_requests`].
     pub(super) fn requests_asked(&mut self, names: &[&str], now: bool) {
         for name in names {
-            // One that it has from an earlier stream it does not wait for.
-            let answered = !now && self.clusters.proxy.contains_key(*name);
+            // One that it has from an earlier stream it does not wait for; but a proxy in which a cluster
+            // warms says so late, and what came before that has no place for the name.
+            let has = self.clusters.proxy.contains_key(*name);
+            let answered = !now && has && !self.came_already(name);
             let request = Request { now, answered };
             self.stand_ins.asked.insert((*name).into(), request);
+        }
+    }
+
+    /// Whether what a name is to have its place in is known by now.
+    fn came_already(&self, name: &str) -> bool {
+        match Name::parse(name) {
+            Some(Name::Request { routes, .. }) => self.routes.get(routes).is_some(),
+            Some(Name::Connection(_)) => self.listeners.answered,
+            None => false,
         }
     }
 

@@ -467,6 +467,27 @@ fn routes_are_given_behind_the_copy_that_uses_them() {
     run([Absent, Absent, Absent, Auto], &[]);
 }
 
+/// A proxy in which a copy warms says late what it asked for: a copy led to for good was never renewed.
+#[test]
+fn a_name_that_is_told_late_has_its_place_all_the_same() {
+    use Service::{Absent, Http};
+    let steps = [
+        Step::Becomes(1, Http),
+        Step::Settle,
+        Step::Request(1, 0),
+        Step::Admit(1),
+        Step::ClusterChanges(1),
+        Step::ProxyHears(1),
+        Step::ProxyIsHeard(1),
+        Step::ProxyHears(2),
+        Step::Reconnect {
+            same: false,
+            knows: false,
+        },
+    ];
+    run([Absent, Absent, Absent, Http], &steps);
+}
+
 /// A failure is made small within a minute.
 fn config() -> ProptestConfig {
     ProptestConfig {
