@@ -74,7 +74,7 @@ impl Envoy {
 
     fn opens(&mut self, type_url: &'static str, names: Vec<String>) {
         let versions = self.versions.entry(type_url).or_default().clone();
-        self.says(pb::DeltaDiscoveryRequest {
+        self.says(&pb::DeltaDiscoveryRequest {
             type_url: type_url.into(),
             resource_names_subscribe: names,
             initial_resource_versions: versions.into_iter().collect(),
@@ -82,7 +82,7 @@ impl Envoy {
         });
     }
 
-    fn says(&mut self, request: pb::DeltaDiscoveryRequest) {
+    fn says(&mut self, request: &pb::DeltaDiscoveryRequest) {
         self.out.push_back(request.encode_to_vec().into());
     }
 
@@ -111,7 +111,7 @@ impl Envoy {
         }
         while let Some(mut ack) = self.acks_due.pop_front() {
             ack.resource_names_subscribe = std::mem::take(&mut self.asks_due);
-            self.says(ack);
+            self.says(&ack);
         }
         if !self.asks_due.is_empty() {
             let names = std::mem::take(&mut self.asks_due);
@@ -127,7 +127,7 @@ impl Envoy {
         if names.is_empty() && not.is_empty() {
             return;
         }
-        self.says(pb::DeltaDiscoveryRequest {
+        self.says(&pb::DeltaDiscoveryRequest {
             type_url: type_url.into(),
             resource_names_subscribe: names,
             resource_names_unsubscribe: not,
@@ -168,7 +168,7 @@ impl Envoy {
         };
         match type_url {
             ads::CDS => self.acks_due.push_back(ack),
-            _ => self.says(ack),
+            _ => self.says(&ack),
         }
         if self.watches_endpoints {
             self.speaks();
