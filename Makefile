@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help bench-config bench-controller bench-relay build demo differential fmt lint test
+.PHONY: help bench-config bench-controller bench-relay build demo differential fmt fuzz lint test
 
 # Where iptables and ip are; an ordinary user's PATH often lacks it.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -17,6 +17,8 @@ SIZES ?= 1000,5000
 SHAPE ?=
 # `make bench-relay BENCH_FLAGS=--quick`
 BENCH_FLAGS ?=
+# `make fuzz SECONDS=600`: for each target
+SECONDS ?= 60
 
 # `make differential SEEDS=1 FIRST=17`: one seed again; SHOW=1 prints its mesh and probes
 SEEDS ?= 300
@@ -62,6 +64,14 @@ differential: need-cargo ## Compare a plain and a lazy client on meshes made fro
 
 fmt: need-cargo ## Format the code
 	cargo fmt --all
+
+fuzz: need-cargo ## Run each fuzz target for SECONDS (needs nightly Rust and cargo-fuzz); what it finds goes to fuzz/artifacts
+	@for target in $$(cargo +nightly fuzz list); do \
+		echo "== $$target" >&2; \
+		mkdir -p "fuzz/target/corpus/$$target"; \
+		cargo +nightly fuzz run "$$target" "fuzz/target/corpus/$$target" "fuzz/corpus/$$target" -- \
+			-max_total_time=$(SECONDS) -max_len=65536 -print_final_stats=1; \
+	done
 
 lint: need-cargo ## Check format and lints
 	cargo fmt --all --check
