@@ -145,7 +145,10 @@ impl Envoy {
         }
         let refused = self.refuses.take_if(|t| *t == type_url).is_some();
         let versions = self.versions.entry(type_url).or_default();
-        for resource in response.resources.iter().filter(|_| !refused) {
+        // Of what it refuses Envoy applies the valid part and does not say so when it comes back. Such a
+        // cluster may stay as it was, with us as without us: not looked at here.
+        let said = !refused || type_url == ads::CDS;
+        for resource in response.resources.iter().filter(|_| said) {
             let wanted = match type_url {
                 ads::EDS => self.watched_endpoints.contains(&resource.name),
                 ads::RDS => self.watched_routes.contains(&resource.name),
