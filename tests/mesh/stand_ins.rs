@@ -87,6 +87,7 @@ fn on_80() -> AppPorts {
         http: vec![80],
         tcp: Vec::new(),
         tcp_server_first: Vec::new(),
+        tls: Vec::new(),
     }
 }
 
@@ -403,6 +404,7 @@ async fn connections(shop: &Shop, count: usize) -> Result<Pod> {
         http: vec![8085],
         tcp: vec![9000, 9005],
         tcp_server_first: vec![9001],
+        tls: Vec::new(),
     };
     shop.ns.workload("server").app(ports).start().await
 }
@@ -487,6 +489,7 @@ async fn sniffed_ports(case: Case) -> Result<()> {
         http: vec![8085],
         tcp: Vec::new(),
         tcp_server_first: Vec::new(),
+        tls: Vec::new(),
     };
     let server = shop.ns.workload("server").app(ports).start().await?;
     let plain = shop.ns.workload("plain").no_app().start().await?;
