@@ -31,6 +31,11 @@ impl ServicePort {
             port,
         }
     }
+
+    /// The name of its own cluster, the one of no subset.
+    pub fn cluster(&self) -> String {
+        format!("{OUTBOUND}{}||{}", self.port, self.host)
+    }
 }
 
 impl fmt::Display for ServicePort {

@@ -118,14 +118,19 @@ impl Session {
     fn other_subsets(&self, names: &[&str]) -> Vec<Arc<Stored>> {
         let known = names.iter().filter(|n| self.clusters.get(n).is_some());
         let asked = known.filter_map(|n| OutboundName::parse(n));
-        let services: HashSet<_> = asked.map(|n| n.service_port()).collect();
-        let of_asked = services.iter().flat_map(|s| self.outbound.names_of(s));
-        of_asked
-            .filter(|name| !names.contains(&&**name))
-            .filter_map(|name| self.clusters.get(&name))
-            .filter(|s| !self.clusters.holds(&s.name, s.version))
-            .cloned()
-            .collect()
+        let services = asked.map(|n| n.service_port()).collect();
+        let of_asked = self.lacking_of(&services);
+        of_asked.filter(|s| !names.contains(&&*s.name)).collect()
+    }
+
+    /// The clusters of these services that the proxy has not, or not as they are.
+    pub(super) fn lacking_of(
+        &self,
+        services: &BTreeSet<ServicePort>,
+    ) -> impl Iterator<Item = Arc<Stored>> {
+        let names = services.iter().flat_map(|s| self.outbound.names_of(s));
+        let clusters = names.filter_map(|n| self.clusters.get(&n).cloned());
+        clusters.filter(|s| !self.clusters.holds(&s.name, s.version))
     }
 
     /// What stands under a name that istiod does not have: a cluster without endpoints, so that

@@ -142,7 +142,7 @@ impl Session {
     }
 
     fn admits(&self, service: &ServicePort) -> bool {
-        self.gives(&format!("outbound|{}||{}", service.port, service.host))
+        self.gives(&service.cluster())
     }
 
     /// What the proxy gets of a listener.
@@ -176,14 +176,12 @@ impl Session {
     }
 
     /// The service a connection that asks is for.
-    pub(super) fn service_of_connection(&mut self, asked: &Asked) -> Option<(ServicePort, String)> {
+    pub(super) fn service_of_connection(&mut self, asked: &Asked) -> Option<ServicePort> {
         if self.listeners.answered {
             self.singles.asked.insert(asked.destination);
         }
         let single = self.singles.connections.find(asked)?;
-        let service = single.service.clone();
-        let cluster = format!("outbound|{}||{}", service.port, service.host);
-        Some((service, cluster))
+        Some(single.service.clone())
     }
 
     /// What a connection is answered with; `None` while that is not known.

@@ -52,9 +52,8 @@ impl Outbound {
 
     /// The names a service's clusters have: its own, whether it is there or not, and its subsets'.
     pub(super) fn names_of(&self, service: &ServicePort) -> impl Iterator<Item = Box<str>> {
-        let own = format!("outbound|{}||{}", service.port, service.host);
         let subsets = self.subsets.get(service).into_iter().flatten().cloned();
-        std::iter::once(own.into()).chain(subsets)
+        std::iter::once(service.cluster().into()).chain(subsets)
     }
 }
 

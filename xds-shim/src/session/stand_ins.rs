@@ -159,8 +159,7 @@ impl Session {
             let eds = self.clusters.get(name).map(|s| cluster::eds_name(&s.raw));
             matches!(eds, Some(Ok(Some(eds))) if self.endpoints.get(eds).is_none())
         };
-        let waits = |s: &ServicePort| lacks(&format!("outbound|{}||{}", s.port, s.host));
-        if !self.services_due.iter().any(waits) {
+        if !self.services_due.iter().any(|s| lacks(&s.cluster())) {
             let services = std::mem::take(&mut self.services_due);
             self.give_clusters_of(&services);
             self.give_listeners();
@@ -176,23 +175,30 @@ impl Session {
             let Some(Name::Connection(connection)) = Name::parse(name) else {
                 continue;
             };
-            let Some((service, cluster)) = self.service_of_connection(&connection) else {
+            let Some(service) = self.service_of_connection(&connection) else {
                 continue;
             };
-            if self.admitted.insert(service.clone()) {
-                let protocol = self.protocol_of(&cluster, &service);
-                let ask = Ask {
-                    service: service.clone(),
-                    protocol,
-                    now: request.now,
-                };
-                self.out.push(Output::Asked(ask));
+            let protocol = self.protocol_of(&service.cluster(), &service);
+            if self.learn(&service, protocol, request) {
                 services.insert(service);
             }
-            request.now = true;
         }
         self.stand_ins.asked = asked;
         services
+    }
+
+    /// Admits a service that a name of ours turned out to mean, and says so; whether it was new.
+    fn learn(&mut self, service: &ServicePort, protocol: Protocol, request: &mut Request) -> bool {
+        let new = self.admitted.insert(service.clone());
+        let now = std::mem::replace(&mut request.now, true);
+        if new {
+            self.out.push(Output::Asked(Ask {
+                service: service.clone(),
+                protocol,
+                now,
+            }));
+        }
+        new
     }
 
     /// Gives names that were asked for a place of their own, as the routes are now: admits the services
@@ -216,17 +222,10 @@ impl Session {
                 Some((Meaning::Service { cluster, .. }, _)) => {
                     let service = OutboundName::parse(cluster).map(|name| name.service_port());
                     if let Some(service) = service
-                        && self.admitted.insert(service.clone())
+                        && self.learn(&service, Protocol::Http, request)
                     {
-                        let ask = Ask {
-                            service: service.clone(),
-                            protocol: Protocol::Http,
-                            now: request.now,
-                        };
-                        self.out.push(Output::Asked(ask));
                         placed.services.insert(service);
                     }
-                    request.now = true;
                 }
                 Some((Meaning::Nobody(_), r)) => {
                     let new = self.stand_ins.nobodys(routes, r.host(authority).into());
@@ -271,12 +270,7 @@ impl Session {
 
     /// Sends the clusters of services that were admitted.
     pub(super) fn give_clusters_of(&mut self, services: &BTreeSet<ServicePort>) {
-        let names = services.iter().flat_map(|s| self.outbound.names_of(s));
-        let clusters = names.filter_map(|n| self.clusters.get(&n));
-        let lacking: Vec<_> = clusters
-            .filter(|s| !self.clusters.holds(&s.name, s.version))
-            .cloned()
-            .collect();
+        let lacking: Vec<_> = self.lacking_of(services).collect();
         if !lacking.is_empty() {
             self.give_clusters(lacking, &[], None);
         }
@@ -284,10 +278,7 @@ impl Session {
 
     /// Sends the virtual hosts of services the proxy has the clusters of.
     pub(super) fn give_virtual_hosts(&mut self, services: &BTreeSet<ServicePort>) {
-        let names: Vec<String> = services
-            .iter()
-            .map(|s| format!("outbound|{}||{}", s.port, s.host))
-            .collect();
+        let names: Vec<String> = services.iter().map(ServicePort::cluster).collect();
         self.give_routes(|_, stored| {
             stored
                 .routes()
