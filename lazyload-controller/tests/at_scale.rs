@@ -23,7 +23,7 @@ const TIMED: usize = 50;
 type Written = BTreeMap<String, (String, i64)>;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn many_workloads_are_written_once_and_lose_nothing() {
     let size = Size::chosen();
     let begun = Instant::now();

@@ -120,7 +120,7 @@ async fn replica() -> Controller {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn two_replicas_learn_for_one_workload_and_lose_nothing() {
     let place = Place::new(json!({})).await;
     let (one, other) = (replica().await, replica().await);
@@ -164,7 +164,7 @@ async fn two_replicas_learn_for_one_workload_and_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn learning_is_told_to_the_other_shim_within_moments() {
     let place = Place::new(json!({})).await;
     let controller = replica().await;
@@ -187,7 +187,7 @@ async fn learning_is_told_to_the_other_shim_within_moments() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn people_pin_and_override_and_delete() {
     let place = Place::new(json!({"lazymesh.dev/mode": "on-demand"})).await;
     let controller = replica().await;
@@ -262,7 +262,7 @@ async fn people_pin_and_override_and_delete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn a_namespace_that_is_gone_holds_nothing_up() {
     let place = Place::new(json!({})).await;
     let controller = replica().await;
@@ -279,7 +279,7 @@ async fn a_namespace_that_is_gone_holds_nothing_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn the_api_server_refuses_records_that_make_no_sense() {
     let place = Place::new(json!({})).await;
     let record = |name: &str, spec: serde_json::Value| {
@@ -340,7 +340,7 @@ async fn the_api_server_refuses_records_that_make_no_sense() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn kubernetes_vouches_for_callers() {
     let place = Place::new(json!({})).await;
     let accounts = Api::<ServiceAccount>::namespaced(place.client.clone(), &place.namespace);
@@ -403,7 +403,7 @@ async fn kubernetes_vouches_for_callers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn what_is_forgotten_goes_unless_it_is_called_meanwhile() {
     let place = Place::new(json!({})).await;
     let own = Kubeconfig::read_from(kubeconfig()).unwrap();

@@ -23,7 +23,7 @@ fn now() -> Timestamp {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a Prometheus"]
+#[ignore = "needs a Prometheus: the mesh test controller::on_a_real_prometheus runs it"]
 async fn what_a_scraped_sidecar_calls_is_observed() {
     let exporter = Exporter::start().await;
     exporter.count(http("cart", "reviews"), 1);
@@ -64,7 +64,7 @@ async fn what_a_scraped_sidecar_calls_is_observed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a Prometheus"]
+#[ignore = "needs a Prometheus: the mesh test controller::on_a_real_prometheus runs it"]
 async fn a_namespace_begins_with_its_past() {
     let end = now().seconds();
     let past = Past::new(end - 6 * DAY, end)
@@ -110,7 +110,7 @@ fn known(names: &[(&str, Protocol)], seen: u64) -> Learned {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a Prometheus"]
+#[ignore = "needs a Prometheus: the mesh test controller::on_a_real_prometheus runs it"]
 async fn what_is_not_called_for_long_is_forgotten() {
     let end = now().seconds();
     let begin = end - 3 * DAY;
@@ -144,7 +144,7 @@ async fn what_is_not_called_for_long_is_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a Prometheus"]
+#[ignore = "needs a Prometheus: the mesh test controller::on_a_real_prometheus runs it"]
 async fn holes_and_silence_are_no_evidence() {
     let end = now().seconds();
     let begin = end - 3 * DAY;
@@ -175,7 +175,7 @@ async fn holes_and_silence_are_no_evidence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a Prometheus"]
+#[ignore = "needs a Prometheus: the mesh test controller::on_a_real_prometheus runs it"]
 async fn a_gap_in_asking_is_covered_by_the_next_question() {
     let end = now().seconds();
     let begin = end - 3 * DAY;

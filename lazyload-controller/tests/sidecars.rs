@@ -17,7 +17,7 @@ use mesh::*;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn opting_in_makes_the_fallback_first_and_a_restart_writes_nothing() {
     let mesh = Mesh::new(&["shop"]).await;
     let shop = mesh.namespace("shop");
@@ -45,7 +45,7 @@ async fn opting_in_makes_the_fallback_first_and_a_restart_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn a_sidecar_grows_in_two_steps_and_soon() {
     let mesh = Mesh::new(&["shop"]).await;
     let controller = mesh.controller(&[]).await;
@@ -80,7 +80,7 @@ async fn a_sidecar_grows_in_two_steps_and_soon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn a_user_s_edit_of_ours_wins() {
     let mesh = Mesh::new(&["shop"]).await;
     let controller = mesh.controller(&[]).await;
@@ -116,7 +116,7 @@ async fn a_user_s_edit_of_ours_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn a_user_s_sidecar_wins_also_one_that_comes_later() {
     let mesh = Mesh::new(&["shop"]).await;
     let theirs =
@@ -158,7 +158,7 @@ async fn a_user_s_sidecar_wins_also_one_that_comes_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn opting_out_removes_everything_everywhere() {
     let mesh = Mesh::new(&["shop", "bank", "fair"]).await;
     let controller = mesh.controller(&[]).await;
@@ -195,7 +195,7 @@ async fn opting_out_removes_everything_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn what_has_changed_meanwhile_is_not_written_over() {
     let mesh = Mesh::new(&["shop"]).await;
     let controller = mesh.controller(&[]).await;
@@ -221,7 +221,7 @@ async fn what_has_changed_meanwhile_is_not_written_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn clean_up_takes_away_what_is_ours_and_nothing_else() {
     let mesh = Mesh::new(&["shop", "bank"]).await;
     let controller = mesh.controller(&[]).await;
@@ -270,7 +270,7 @@ async fn clean_up_takes_away_what_is_ours_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn a_leader_that_dies_in_a_burst_loses_nothing() {
     let mesh = Mesh::new(&["shop"]).await;
     let services: Vec<String> = (0..30).map(|number| format!("s{number:02}")).collect();
@@ -306,7 +306,7 @@ async fn a_leader_that_dies_in_a_burst_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn every_replica_knows_what_workloads_are_given() {
     let mesh = Mesh::new(&["shop"]).await;
     let leader = mesh.controller(&[]).await;
@@ -332,7 +332,7 @@ async fn every_replica_knows_what_workloads_are_given() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a kube-apiserver"]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
 async fn a_kind_that_is_installed_later_counts_from_then_on() {
     let mesh = Mesh::new(&["shop"]).await;
     let before = mesh.remove_tcp_routes().await;
