@@ -82,6 +82,12 @@ async fn services(shop: &Shop, count: usize) -> Result<Pod> {
     shop.ns.workload("server").app(on_80()).start().await
 }
 
+/// A pod outside the mesh that answers on port 80.
+async fn outside(shop: &Shop) -> Result<Pod> {
+    let pod = shop.ns.workload("outside").no_sidecar();
+    pod.app(on_80()).start().await
+}
+
 fn on_80() -> AppPorts {
     AppPorts {
         http: vec![80],
@@ -187,13 +193,7 @@ fn what(outcome: &Outcome) -> (Option<u16>, Option<[String; 4]>, Option<String>)
 
 async fn compare(shop: &Shop) -> Result<()> {
     let server = services(shop, FORMS.len()).await?;
-    let outside = shop
-        .ns
-        .workload("outside")
-        .no_sidecar()
-        .app(on_80())
-        .start()
-        .await?;
+    let outside = outside(shop).await?;
     for (name, hosts, resolution) in [
         ("api", "api.example.org", "STATIC"),
         ("wild", "\"*.wild.example.org\"", "NONE"),
@@ -256,13 +256,7 @@ async fn compare(shop: &Shop) -> Result<()> {
 async fn nobodys(case: Case) -> Result<()> {
     let shop = Shop::open(&case).await?;
     let server = services(&shop, 4).await?;
-    let outside = shop
-        .ns
-        .workload("outside")
-        .no_sidecar()
-        .app(on_80())
-        .start()
-        .await?;
+    let outside = outside(&shop).await?;
     let client = shop.client("client").await?;
     let ns = shop.ns.name().to_owned();
     for number in 0..80 {
@@ -346,13 +340,7 @@ async fn outlives_its_copy(case: Case) -> Result<()> {
 async fn services_come_and_go(case: Case) -> Result<()> {
     let shop = Shop::open(&case).await?;
     let server = services(&shop, 3).await?;
-    let outside = shop
-        .ns
-        .workload("outside")
-        .no_sidecar()
-        .app(on_80())
-        .start()
-        .await?;
+    let outside = outside(&shop).await?;
     let client = shop.client("client").await?;
     let ns = shop.ns.name();
     let call = |host: &str| Call::new(format!("http1://{host}.{ns}/")).to(outside.address());
