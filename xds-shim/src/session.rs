@@ -234,6 +234,10 @@ impl Session {
                 self.out.push(Output::ToIstiod(raw.clone()));
             }
         }
+        if matches!(request.type_url.as_str(), ads::LDS | ads::RDS) {
+            // What nothing leads to any longer is known by its listeners and routes.
+            self.answer_requests();
+        }
         if !request.nonce.is_empty() && !self.services_due.is_empty() {
             self.give_services_due();
         }

@@ -153,13 +153,14 @@ impl Session {
     }
 
     /// Gives services what is for requests to come, once the proxy has the copies that others wait for: it
-    /// says so by an acknowledgement. Before that it would keep the proxy from them.
+    /// says so by an acknowledgement. Before that it would keep the proxy from them. What nobody asked istiod
+    /// for, for want of a copy, is not waited for.
     pub(super) fn give_services_due(&mut self) {
-        let lacks = |name: &str| {
+        let awaits = |name: &str| {
             let eds = self.clusters.get(name).map(|s| cluster::eds_name(&s.raw));
-            matches!(eds, Some(Ok(Some(eds))) if self.endpoints.get(eds).is_none())
+            matches!(eds, Some(Ok(Some(eds))) if self.endpoints.get(eds).is_none() && self.endpoints.watched.contains(eds))
         };
-        if !self.services_due.iter().any(|s| lacks(&s.cluster())) {
+        if !self.services_due.iter().any(|s| awaits(&s.cluster())) {
             let services = std::mem::take(&mut self.services_due);
             self.give_clusters_of(&services);
             self.give_listeners();
@@ -238,9 +239,19 @@ impl Session {
         placed
     }
 
+    /// Whether no listener of the proxy uses a route configuration any longer: it has taken all that it was
+    /// sent, and does not ask for it. A request that still waits came by a listener that is gone.
+    fn is_abandoned(&self, routes: &str) -> bool {
+        self.listeners.answered
+            && self.listeners.open_responses() == 0
+            && !self.routes.watched.contains(routes)
+    }
+
     /// What a request is answered with; `None` while its routes are not known.
     fn answer_request(&self, name: &str, routes: &str, authority: &str) -> Option<Arc<Stored>> {
-        let stored = self.routes.get(routes)?;
+        let Some(stored) = self.routes.get(routes) else {
+            return self.is_abandoned(routes).then(|| self.stand_in(name));
+        };
         let copy = match stored.routes().map(|r| r.meaning(authority)) {
             Some(Meaning::Service { cluster, operation }) => self
                 .clusters

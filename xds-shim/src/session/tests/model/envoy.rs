@@ -34,6 +34,8 @@ pub(super) struct Envoy {
     pub(super) out: VecDeque<Bytes>,
     /// The next response of this type is refused, though all of it is applied.
     pub(super) refuses: Option<&'static str>,
+    /// Listeners of a refused response. One that goes while the stream is down stays: with us as without us.
+    pub(super) unsaid: BTreeSet<String>,
     pub(super) held: Vec<(Call, String)>,
     pub(super) ended: Vec<(Call, End)>,
 }
@@ -160,6 +162,14 @@ impl Envoy {
         }
         for name in &response.removed_resources {
             versions.remove(name);
+        }
+        if type_url == ads::LDS {
+            for resource in &response.resources {
+                match refused {
+                    true => self.unsaid.insert(resource.name.clone()),
+                    false => self.unsaid.remove(&resource.name),
+                };
+            }
         }
         let ack = match refused {
             true => refusal(response, "broken"),

@@ -270,8 +270,10 @@ fn chain(name: &str, proxy: &TcpProxy) -> FilterChain {
 }
 
 /// istiod's end of one stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Istiod {
+    /// The mesh as of the last push: what is asked for between two is answered from it as well.
+    context: Mesh,
     wildcards: BTreeSet<&'static str>,
     names: BTreeMap<&'static str, BTreeSet<String>>,
     sent: BTreeMap<&'static str, Resources>,
@@ -288,7 +290,21 @@ pub(super) struct Istiod {
 const TYPES: [&str; 4] = [ads::CDS, ads::EDS, ads::LDS, ads::RDS];
 
 impl Istiod {
-    pub(super) fn hears(&mut self, raw: &Bytes, mesh: &Mesh) {
+    pub(super) fn new(mesh: &Mesh) -> Self {
+        Self {
+            context: mesh.clone(),
+            wildcards: BTreeSet::new(),
+            names: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            gave: HashSet::new(),
+            nonces: 0,
+            open: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            out: Default::default(),
+        }
+    }
+
+    pub(super) fn hears(&mut self, raw: &Bytes) {
         let request = pb::DeltaDiscoveryRequest::decode(raw.clone()).unwrap();
         let type_url = TYPES.into_iter().find(|t| *t == request.type_url).unwrap();
         let all = &request.resource_names_subscribe;
@@ -310,7 +326,7 @@ impl Istiod {
             };
         } else if matches!(type_url, ads::CDS | ads::LDS) {
             self.wildcards.insert(type_url);
-            self.sends(type_url, mesh.of_type(type_url), Vec::new());
+            self.sends(type_url, self.context.of_type(type_url), Vec::new());
         }
         let names = self.names.entry(type_url).or_default();
         for name in &request.resource_names_unsubscribe {
@@ -318,7 +334,7 @@ impl Istiod {
             self.sent.entry(type_url).or_default().remove(name);
         }
         if matches!(type_url, ads::EDS | ads::RDS) && !all.is_empty() {
-            let known = mesh.of_type(type_url);
+            let known = self.context.of_type(type_url);
             let (have, lack): (Vec<_>, Vec<_>) = all.iter().partition(|n| known.contains_key(*n));
             names.extend(have.iter().map(|n| (*n).clone()));
             let have = have.into_iter().map(|n| (n.clone(), known[n].clone()));
@@ -351,6 +367,7 @@ impl Istiod {
 
     /// Pushes what is other than it was sent; or all of it.
     pub(super) fn push(&mut self, mesh: &Mesh, all: bool) {
+        self.context = mesh.clone();
         for type_url in TYPES {
             let now = mesh.of_type(type_url);
             let wildcard = self.wildcards.contains(type_url);
