@@ -9,7 +9,7 @@ mod services;
 mod weight;
 
 use crate::on_demand::Shop;
-use services::{Shape, http_url, make_services, tcp_url};
+use services::{Services, Shape};
 use weight::{Pair, Weight, call_three, median, until_no_copies, write_sidecar};
 
 /// A lazy sidecar's config heap, and its process, as a part of those of one with a hand-written Sidecar that names
@@ -36,23 +36,26 @@ pub(crate) fn tests() -> Vec<Test> {
 async fn a_thousand_services(case: Case) -> Result<()> {
     let shop = Shop::open(&case).await?;
     let server = shop.ns.workload("server").via(&shop.shims).start().await?;
-    make_services(&shop.ns, &server, Shape::Plain, SERVICES).await?;
+    let services = Services::make(&case, &shop.ns, &server, Shape::Plain, SERVICES).await?;
     let plain = shop.ns.workload("plain").no_app().start().await?;
     let clusters = plain.envoy().await?.dynamic_clusters().await?.len();
     ensure!(
         clusters > 2 * SERVICES as usize,
         "the plain sidecar has {clusters} clusters only"
     );
-    weigh(&shop).await?;
+    weigh(&shop, &services).await?;
     let lazy = shop.client("lazy").await?;
-    for url in [http_url as fn(Shape, u32) -> String, tcp_url] {
+    for url in [
+        Services::http_url as fn(&Services, u32) -> String,
+        Services::tcp_url,
+    ] {
         let mut rounds = Vec::new();
         for round in 0..3 {
-            let (plain_first, plain_later) = latencies(&plain, Shape::Plain, round, url).await?;
-            let (first, later) = latencies(&lazy, Shape::Plain, round, url).await?;
+            let (plain_first, plain_later) = latencies(&plain, &services, round, url).await?;
+            let (first, later) = latencies(&lazy, &services, round, url).await?;
             println!(
                 "{}: first {first:.2} ms, later {later:.2} ms, {:.2} ms over it; a plain sidecar's {plain_first:.2} and {plain_later:.2} ms",
-                url(Shape::Plain, round * CALLS),
+                url(&services, round * CALLS),
                 first - later
             );
             rounds.push(first / plain_first);
@@ -67,16 +70,16 @@ async fn a_thousand_services(case: Case) -> Result<()> {
 }
 
 /// Fresh Envoys, before the calls to three services and after: what a process has once taken it keeps.
-async fn weigh(shop: &Shop) -> Result<()> {
-    write_sidecar(&shop.ns, "hand").await?;
+async fn weigh(shop: &Shop, services: &Services) -> Result<()> {
+    write_sidecar(&shop.ns, services, "hand").await?;
     let mut pairs = Vec::new();
     for round in 0..PAIRS {
         pairs.push(Pair::start(shop, round).await?);
     }
     compare("before the first calls", &pairs).await?;
     for pair in &pairs {
-        call_three(&pair.lazy, Shape::Plain).await?;
-        call_three(&pair.hand, Shape::Plain).await?;
+        call_three(&pair.lazy, services).await?;
+        call_three(&pair.hand, services).await?;
     }
     let (lazy, hand): (Vec<_>, Vec<_>) = pairs.iter().map(|p| (&p.lazy, &p.hand)).unzip();
     until_no_copies(&lazy, &hand).await?;
@@ -104,13 +107,13 @@ async fn compare(when: &str, pairs: &[Pair]) -> Result<()> {
 /// Medians over services, in milliseconds: of the first call's latency, and of later ones'.
 async fn latencies(
     pod: &Pod,
-    shape: Shape,
+    services: &Services,
     round: u32,
-    url: fn(Shape, u32) -> String,
+    url: fn(&Services, u32) -> String,
 ) -> Result<(f64, f64)> {
     let (mut first, mut later) = (Vec::new(), Vec::new());
     for call in round * CALLS..(round + 1) * CALLS {
-        let url = url(shape, call);
+        let url = url(services, call);
         for at in 0..3 {
             let outcome = pod.call(&Call::new(&url)).await?;
             outcome.answer().with_context(|| url.clone())?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::services::{Shape, http_url, make_services, tcp_url};
+use super::services::{Services, Shape};
 use super::weight::{Count, Pair, Weight, call_three, median, until_no_copies, write_sidecar};
 use super::{MOST_HEAP, MOST_RSS, latencies};
 use crate::on_demand::Shop;
@@ -38,18 +38,22 @@ pub(super) fn tests() -> Vec<Test> {
 async fn bench(case: Case, size: u32, shape: Shape) -> Result<()> {
     let shop = Shop::open(&case).await?;
     let server = shop.ns.workload("server").via(&shop.shims).start().await?;
-    make_services(&shop.ns, &server, shape, size).await?;
-    write_sidecar(&shop.ns, "hand").await?;
-    let rows = weigh(&shop, shape, size).await?;
+    let services = Services::make(&case, &shop.ns, &server, shape, size).await?;
+    write_sidecar(&shop.ns, &services, "hand").await?;
+    let rows = weigh(&shop, &services).await?;
     let plain = plain_pod(&shop).await?;
     let caller = shop.client("caller").await?;
     let mut calls = Vec::new();
     for (protocol, round, url) in [
-        ("http", 1, http_url as fn(Shape, u32) -> String),
-        ("tcp", 2, tcp_url),
+        (
+            "http",
+            1,
+            Services::http_url as fn(&Services, u32) -> String,
+        ),
+        ("tcp", 2, Services::tcp_url),
     ] {
         for (sidecar, pod) in [(PLAIN, &plain), (LAZY, &caller)] {
-            let (first_ms, later_ms) = latencies(pod, shape, round, url).await?;
+            let (first_ms, later_ms) = latencies(pod, &services, round, url).await?;
             calls.push(Calls {
                 sidecar,
                 protocol,
@@ -134,14 +138,14 @@ async fn plain_pod(shop: &Shop) -> Result<Pod> {
     workload.sidecar(|s| s.ready_limit = READY).start().await
 }
 
-async fn weigh(shop: &Shop, shape: Shape, size: u32) -> Result<Vec<Row>> {
+async fn weigh(shop: &Shop, services: &Services) -> Result<Vec<Row>> {
     let (mut plain, mut hand, mut lazy) = (Kind::default(), Kind::default(), Kind::default());
     let (mut pairs, mut count) = (Vec::new(), None);
     for round in 0..ROUNDS {
         if round < PLAIN_ROUNDS {
             let pod = plain_pod(shop).await?;
             plain.before.push(Look::at(&pod).await?);
-            call_three(&pod, shape).await?;
+            call_three(&pod, services).await?;
             plain.after.push(Look::at(&pod).await?);
             count = Some(Count::of(&pod.envoy().await?).await?);
             pod.delete().await?;
@@ -153,14 +157,14 @@ async fn weigh(shop: &Shop, shape: Shape, size: u32) -> Result<Vec<Row>> {
     }
     let count = count.context("no round")?;
     ensure!(
-        count.clusters > 2 * size as usize,
+        count.clusters > 2 * services.count as usize,
         "a plain sidecar has not the whole mesh: {count:?}"
     );
     let last = shop.client("uncalled").await?;
     let uncalled = Count::of(&last.envoy().await?).await?;
     for pair in &pairs {
-        call_three(&pair.lazy, shape).await?;
-        call_three(&pair.hand, shape).await?;
+        call_three(&pair.lazy, services).await?;
+        call_three(&pair.hand, services).await?;
     }
     let (lazies, hands): (Vec<_>, Vec<_>) = pairs.iter().map(|p| (&p.lazy, &p.hand)).unzip();
     until_no_copies(&lazies, &hands).await?;

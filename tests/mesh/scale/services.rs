@@ -1,17 +1,20 @@
 //! A mesh of many services, in some shapes.
 //!
-//! The shape `plain` is that of docs/facts.md: 5 endpoints a service, two HTTP ports, every tenth service a TCP port.
+//! The shape `plain` is that of docs/facts.md: 20 namespaces, 5 endpoints a service, two HTTP ports, every tenth service a
+//! TCP port.
 
 use anyhow::Result;
 use futures::future::try_join_all;
-use mesh_tests::testbed::{Namespace, Pod};
+use mesh_tests::testbed::{Case, Namespace, Pod};
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 /// How many services a server stands behind: the calls go to these.
 pub(crate) const CALLED: u32 = 45;
+/// Over how many namespaces services are spread.
+const NAMESPACES: usize = 20;
 /// How many services go to the API server one after the other.
-const AT_ONCE: u32 = 250;
+const AT_ONCE: usize = 250;
 
 /// What is particular about the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,39 +58,79 @@ impl Shape {
 
 /// Which service the call of this number goes to: one with a TCP port. Calls 0, 1 and 3 of the shape with VirtualServices
 /// meet none, one with a timeout, one with a match.
-pub(crate) fn service_of(call: u32) -> u32 {
+fn service_of(call: u32) -> u32 {
     call * 10
 }
 
-pub(crate) fn http_url(_: Shape, call: u32) -> String {
-    format!("http1://svc-{}/", service_of(call))
+/// Services in namespaces of their own, which only the caller's namespace sees.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) shape: Shape,
+    pub(crate) count: u32,
+    namespaces: Vec<Namespace>,
 }
 
-pub(crate) fn tcp_url(shape: Shape, call: u32) -> String {
-    format!("tcp://svc-{}:{}", service_of(call), shape.tcp_port())
+impl Services {
+    /// Services without a selector, with endpoints written by hand: the server's pod stands behind those that are called,
+    /// four addresses where nobody is behind every other.
+    pub(crate) async fn make(
+        case: &Case,
+        caller: &Namespace,
+        server: &Pod,
+        shape: Shape,
+        count: u32,
+    ) -> Result<Self> {
+        let namespaces = try_join_all((0..NAMESPACES).map(|_| case.namespace(&[]))).await?;
+        let chunk = async |(at, namespace): (usize, &Namespace)| {
+            let of_it: Vec<u32> = (at as u32..count).step_by(namespaces.len()).collect();
+            for some in of_it.chunks(AT_ONCE) {
+                let mut yaml = String::new();
+                for &i in some {
+                    write_service(&mut yaml, i, server, caller, shape)?;
+                    write_virtual_service(&mut yaml, i, caller, shape)?;
+                }
+                namespace.apply(&yaml).await?;
+            }
+            anyhow::Ok(())
+        };
+        try_join_all(namespaces.iter().enumerate().map(chunk)).await?;
+        Ok(Self {
+            shape,
+            count,
+            namespaces,
+        })
+    }
+
+    /// The service the call of this number goes to, by the name that callers of other namespaces use.
+    fn name(&self, call: u32) -> String {
+        let i = service_of(call);
+        let namespace = &self.namespaces[i as usize % self.namespaces.len()];
+        format!("svc-{i}.{}", namespace.name())
+    }
+
+    /// What the `Sidecar` of a caller calls it.
+    pub(crate) fn egress_host(&self, call: u32) -> String {
+        let name = self.name(call);
+        let namespace = name.split_once('.').map_or("", |(_, namespace)| namespace);
+        format!("{namespace}/{name}.svc.cluster.local")
+    }
+
+    pub(crate) fn http_url(&self, call: u32) -> String {
+        format!("http1://{}/", self.name(call))
+    }
+
+    pub(crate) fn tcp_url(&self, call: u32) -> String {
+        format!("tcp://{}:{}", self.name(call), self.shape.tcp_port())
+    }
 }
 
-/// Services without a selector, with endpoints written by hand: the server's pod stands behind
-/// those that are called, four addresses where nobody is behind every other.
-pub(crate) async fn make_services(
-    ns: &Namespace,
+fn write_service(
+    yaml: &mut String,
+    i: u32,
     server: &Pod,
+    caller: &Namespace,
     shape: Shape,
-    count: u32,
 ) -> Result<()> {
-    let chunk = async |from: u32| {
-        let mut yaml = String::new();
-        for i in from..count.min(from + AT_ONCE) {
-            write_service(&mut yaml, i, server, shape)?;
-            write_virtual_service(&mut yaml, i, shape)?;
-        }
-        ns.apply(&yaml).await
-    };
-    try_join_all((0..count).step_by(AT_ONCE as usize).map(chunk)).await?;
-    Ok(())
-}
-
-fn write_service(yaml: &mut String, i: u32, server: &Pod, shape: Shape) -> Result<()> {
     let [one, two, three] = shape.ports();
     let is_called = i.is_multiple_of(10) && i / 10 < CALLED;
     let (tcp_port, tcp_endpoint) = if i.is_multiple_of(10) {
@@ -116,16 +159,22 @@ fn write_service(yaml: &mut String, i: u32, server: &Pod, shape: Shape) -> Resul
     };
     write!(
         yaml,
-        "{{apiVersion: v1, kind: Service, metadata: {{name: svc-{i}, annotations: {{networking.istio.io/exportTo: \".\"}}}}, \
+        "{{apiVersion: v1, kind: Service, metadata: {{name: svc-{i}, annotations: {{networking.istio.io/exportTo: {}}}}}, \
           spec: {{ports: [{{name: {one}, port: 80, targetPort: 8080}}, {{name: {two}, port: 8082, targetPort: 8080}}{tcp_port}]}}}}\n---\n\
          {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: svc-{i}, labels: {{kubernetes.io/service-name: svc-{i}}}}}, \
           addressType: IPv4, ports: [{{name: {one}, port: 8080}}, {{name: {two}, port: 8080}}{tcp_endpoint}], endpoints: [{}]}}\n---\n",
+        caller.name(),
         endpoints.join(", ")
     )?;
     Ok(())
 }
 
-fn write_virtual_service(yaml: &mut String, i: u32, shape: Shape) -> Result<()> {
+fn write_virtual_service(
+    yaml: &mut String,
+    i: u32,
+    caller: &Namespace,
+    shape: Shape,
+) -> Result<()> {
     let http = match (shape, i / 10 % 4) {
         (Shape::VirtualServices, 1) => {
             format!("[{{timeout: 7s, route: [{{destination: {{host: svc-{i}}}}}]}}]")
@@ -148,7 +197,8 @@ fn write_virtual_service(yaml: &mut String, i: u32, shape: Shape) -> Result<()> 
     write!(
         yaml,
         "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: svc-{i}}}, \
-          spec: {{hosts: [svc-{i}], exportTo: [\".\"], http: {http}}}}}\n---\n"
+          spec: {{hosts: [svc-{i}], exportTo: [{}], http: {http}}}}}\n---\n",
+        caller.name()
     )?;
     Ok(())
 }

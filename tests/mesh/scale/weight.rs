@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::services::{Shape, http_url, service_of, tcp_url};
+use super::services::Services;
 use crate::on_demand::Shop;
 
 /// The calls whose services are in the hand-written one.
@@ -52,11 +52,12 @@ impl Weight {
 }
 
 /// A Sidecar for the pods of `workload` with the three services and nothing else.
-pub(crate) async fn write_sidecar(ns: &Namespace, workload: &str) -> Result<()> {
-    let hosts = THREE.map(|call| {
-        let (service, ns) = (service_of(call), ns.name());
-        format!("\"./svc-{service}.{ns}.svc.cluster.local\"")
-    });
+pub(crate) async fn write_sidecar(
+    ns: &Namespace,
+    services: &Services,
+    workload: &str,
+) -> Result<()> {
+    let hosts = THREE.map(|call| format!("\"{}\"", services.egress_host(call)));
     ns.apply(&format!(
         "{{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {{name: {workload}}}, spec: {{
            workloadSelector: {{labels: {{app: {workload}}}}}, egress: [{{hosts: [{}]}}]}}}}",
@@ -66,10 +67,10 @@ pub(crate) async fn write_sidecar(ns: &Namespace, workload: &str) -> Result<()> 
 }
 
 /// Calls the three services, over HTTP and TCP.
-pub(crate) async fn call_three(pod: &Pod, shape: Shape) -> Result<()> {
+pub(crate) async fn call_three(pod: &Pod, services: &Services) -> Result<()> {
     for call in THREE {
-        pod.get(&http_url(shape, call)).await?;
-        pod.get(&tcp_url(shape, call)).await?;
+        pod.get(&services.http_url(call)).await?;
+        pod.get(&services.tcp_url(call)).await?;
     }
     Ok(())
 }
