@@ -49,7 +49,7 @@ fn opened(store: &Store, type_url: &str) -> Session {
     let config = OnDemandConfig::new(Duration::from_secs(5));
     let mut session = Session::new(store.clone(), config, []);
     let outputs = session.on_request(&request(type_url, &[]));
-    assert!(outputs.is_ok_and(|o| o.len() == 1));
+    assert!(outputs.is_ok_and(|o| !o.is_empty()));
     session
 }
 

@@ -4,11 +4,14 @@
 //! little more than one. A resource lives as long as a stream holds it. A stream only ever finds
 //! here what istiod gave on that same stream: the store hands out memory, never content by name.
 
+use crate::references::{self, Found};
 use crate::stand_in::routes::Routes;
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::sync::{Arc, OnceLock, Weak};
 
 /// The hash of a resource's content, which is also its version towards the proxy.
@@ -70,7 +73,9 @@ pub struct Stored {
     /// The version of `raw`.
     pub version: Version,
     routes: OnceLock<Option<Routes>>,
+    beside_routes: OnceLock<Option<Found>>,
     home: Weak<Shelves>,
+    key: u64,
 }
 
 impl Stored {
@@ -84,6 +89,13 @@ impl Stored {
             })
         };
         self.routes.get_or_init(parse).as_ref()
+    }
+
+    /// What the route configuration in it refers to beside the clusters that its routes pick, looked for once
+    /// for all streams; `None` if it is not understood.
+    pub fn beside_routes(&self) -> Option<&Found> {
+        let look = || references::beside_routes(crate::cluster::payload(&self.raw).ok()?).ok();
+        self.beside_routes.get_or_init(look).as_ref()
     }
 }
 
@@ -102,28 +114,44 @@ pub struct Store(Arc<Shelves>);
 /// Sixty-four locks, so that streams rarely meet.
 const SHELVES: usize = 64;
 
+type Shelf = HashMap<u64, Weak<Stored>, RandomState>;
+
+/// Found by a hash that is fast and not safe, and then by the content itself: what is like nothing else is not
+/// hashed safely again with each push.
 #[derive(Debug)]
-struct Shelves([Mutex<HashMap<Version, Weak<Stored>>>; SHELVES]);
+struct Shelves {
+    hasher: RandomState,
+    shelves: [Mutex<Shelf>; SHELVES],
+}
 
 impl Default for Shelves {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Mutex::default()))
+        Self {
+            hasher: RandomState::default(),
+            shelves: std::array::from_fn(|_| Mutex::default()),
+        }
     }
 }
 
 impl Shelves {
-    fn shelf(&self, version: Version) -> &Mutex<HashMap<Version, Weak<Stored>>> {
-        &self.0[usize::from(version.0[15]) % SHELVES]
+    fn shelf(&self, key: u64) -> &Mutex<Shelf> {
+        &self.shelves[usize::from(key.to_be_bytes()[0]) % SHELVES]
+    }
+
+    /// What is there under a key, whatever its content. Not to be dropped while a shelf is locked: dropping the
+    /// last handle locks it.
+    fn get(&self, key: u64) -> Option<Arc<Stored>> {
+        self.shelf(key).lock().get(&key).and_then(Weak::upgrade)
     }
 
     fn forget(&self, stored: &Stored) {
-        let mut shelf = self.shelf(stored.version).lock();
+        let mut shelf = self.shelf(stored.key).lock();
         // Another stream may have put a live one in its place between the last drop and this lock.
         if shelf
-            .get(&stored.version)
+            .get(&stored.key)
             .is_some_and(|w| w.strong_count() == 0)
         {
-            shelf.remove(&stored.version);
+            shelf.remove(&stored.key);
         }
     }
 }
@@ -131,26 +159,39 @@ impl Shelves {
 impl Store {
     /// The shared copy of this resource, made if there is none yet.
     pub fn keep(&self, name: &str, raw: &[u8]) -> Arc<Stored> {
-        let version = Version::of(raw);
-        let mut shelf = self.0.shelf(version).lock();
-        if let Some(stored) = shelf.get(&version).and_then(Weak::upgrade) {
+        let key = self.0.hasher.hash_one(raw);
+        if let Some(stored) = self.0.get(key).filter(|stored| stored.raw == raw) {
             return stored;
         }
         let stored = Arc::new(Stored {
             name: name.into(),
             // A copy: the message it came in must not be kept alive by one of its resources.
             raw: Bytes::copy_from_slice(raw),
-            version,
+            version: Version::of(raw),
             routes: OnceLock::new(),
+            beside_routes: OnceLock::new(),
             home: Arc::downgrade(&self.0),
+            key,
         });
-        shelf.insert(version, Arc::downgrade(&stored));
-        stored
+        let there = {
+            let mut shelf = self.0.shelf(key).lock();
+            let there = shelf.get(&key).and_then(Weak::upgrade);
+            if there.is_none() {
+                shelf.insert(key, Arc::downgrade(&stored));
+            }
+            there
+        };
+        match there {
+            // Another stream was faster.
+            Some(there) if there.raw == raw => there,
+            // One of another content and the same hash keeps the place: this one is not shared.
+            _ => stored,
+        }
     }
 
     /// How many distinct resources are held, and their size in bytes.
     pub fn size(&self) -> (usize, usize) {
-        self.0.0.iter().fold((0, 0), |(count, bytes), shelf| {
+        self.0.shelves.iter().fold((0, 0), |(count, bytes), shelf| {
             // Collected first: dropping the last handle takes the same lock.
             let held: Vec<_> = shelf.lock().values().filter_map(Weak::upgrade).collect();
             (

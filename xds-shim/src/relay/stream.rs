@@ -355,7 +355,9 @@ impl Relaying {
     fn request(&mut self, message: Bytes) -> Result<(), End> {
         match &mut self.lazy {
             Some(lazy) => {
+                let began = Instant::now();
                 let outputs = lazy.session.on_request(&message).map_err(End::from)?;
+                self.trace("the proxy", 2, &message, began, &outputs);
                 self.act(outputs);
             }
             None => {
@@ -370,7 +372,9 @@ impl Relaying {
         count(&self.shared.metrics.from_istiod, message);
         match &mut self.lazy {
             Some(lazy) => {
+                let began = Instant::now();
                 let outputs = lazy.session.on_response(message).map_err(End::from)?;
+                self.trace("istiod", 4, message, began, &outputs);
                 self.act(outputs);
             }
             None => {
@@ -379,6 +383,30 @@ impl Relaying {
             }
         }
         Ok(())
+    }
+
+    /// What went through the session and how long it took there, for who looks for time.
+    fn trace(
+        &self,
+        from: &str,
+        type_field: u32,
+        message: &Bytes,
+        began: Instant,
+        outputs: &[Output],
+    ) {
+        let to_proxy = outputs.iter().map(|output| match output {
+            Output::ToProxy(message) => message.len(),
+            _ => 0,
+        });
+        tracing::debug!(
+            proxy = self.proxy.id,
+            from,
+            kind = type_label(wire::string(message, type_field).unwrap_or_default()),
+            bytes = message.len(),
+            bytes_to_proxy = to_proxy.sum::<usize>(),
+            micros = began.elapsed().as_micros() as u64,
+            "message"
+        );
     }
 
     fn learned_elsewhere(&mut self, known: &Known) -> Result<(), End> {

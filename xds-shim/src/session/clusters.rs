@@ -23,6 +23,7 @@ impl Session {
             self.remember_what_proxy_holds();
             let wildcard = self.clusters.request();
             self.ask_istiod(wildcard);
+            self.ask_for_listeners();
         }
         let ours = |name: &&str| Name::parse(name).is_some();
         let (requests, names): (Vec<&str>, Vec<&str>) = Ledger::named(request).partition(ours);

@@ -128,7 +128,7 @@ impl Session {
         self.listeners.all().filter(held).count()
     }
 
-    fn gives_listener(&self, stored: &Stored) -> bool {
+    pub(super) fn gives_listener(&self, stored: &Stored) -> bool {
         let name = &*stored.name;
         // One that it has is never taken away for being held: connections would end.
         self.whole.is_some()
@@ -154,7 +154,7 @@ impl Session {
 
     /// Sends the listeners that were held until now.
     pub(super) fn give_listeners(&mut self) {
-        if self.listeners.answered {
+        if self.listeners.is_open() {
             let give = self.lacking_listeners();
             if !give.is_empty() {
                 self.send_listeners(&give, &[], None);
@@ -177,7 +177,7 @@ impl Session {
 
     /// The service a connection that asks is for.
     pub(super) fn service_of_connection(&mut self, asked: &Asked) -> Option<ServicePort> {
-        if self.listeners.answered {
+        if self.listeners.is_open() {
             self.singles.asked.insert(asked.destination);
         }
         let single = self.singles.connections.find(asked)?;
@@ -186,7 +186,7 @@ impl Session {
 
     /// What a connection is answered with; `None` while that is not known.
     pub(super) fn answer_connection(&mut self, name: &str, asked: &Asked) -> Option<Arc<Stored>> {
-        if !self.listeners.answered {
+        if !self.listeners.is_open() {
             return None;
         }
         let single = self.singles.connections.find(asked);
@@ -240,7 +240,7 @@ impl Session {
     }
 
     /// Whether istiod has sent all of these route configurations; asks for them if not.
-    fn have_routes(&mut self, names: &BTreeSet<String>) -> bool {
+    pub(super) fn have_routes(&mut self, names: &BTreeSet<String>) -> bool {
         let mut new = self.routes.request();
         for name in names {
             if self.routes.watched.insert(name.as_str().into()) {

@@ -63,6 +63,8 @@ pub(super) struct Ledger {
     pub(super) proxy: HashMap<Box<str>, Option<Version>>,
     /// Whether the proxy has asked for this type.
     pub(super) asked: bool,
+    /// Whether istiod has been asked for all of this type.
+    requested: bool,
     /// Whether istiod has answered for this type.
     pub(super) answered: bool,
     /// Names the proxy asked for and waits for, whatever version it holds.
@@ -81,6 +83,7 @@ impl Ledger {
             snapshot: HashSet::new(),
             proxy: HashMap::new(),
             asked: false,
+            requested: false,
             answered: false,
             owed: HashSet::new(),
             watched: HashSet::new(),
@@ -117,6 +120,22 @@ impl Ledger {
             .iter()
             .map(|(name, version)| (name.as_str().into(), Version::parse(version)))
             .collect();
+    }
+
+    /// A request for all of this type, the first time.
+    pub(super) fn request_all(&mut self) -> Option<DeltaRequest> {
+        let first = !std::mem::replace(&mut self.requested, true);
+        first.then(|| self.request())
+    }
+
+    /// Whether the proxy has asked for this type and istiod has answered.
+    pub(super) fn is_open(&self) -> bool {
+        self.asked && self.answered
+    }
+
+    /// Whether the proxy watches a resource of this name: it has it, or waits for it.
+    pub(super) fn is_watched(&self, name: &str) -> bool {
+        self.proxy.contains_key(name) || self.owed.contains(name)
     }
 
     pub(super) fn holds(&self, name: &str, version: Version) -> bool {

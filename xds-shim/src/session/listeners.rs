@@ -1,9 +1,10 @@
 //! Listeners: given as they come, but made to ask on demand.
 
 use super::Session;
-use crate::ads::{DeltaRequest, DeltaResponse, Resource};
+use crate::ads::{DeltaRequest, DeltaResponse, LDS, Resource};
 use crate::listener::{self, Lazy};
 use crate::references::{self, Found};
+use std::collections::BTreeSet;
 
 impl Session {
     /// A listener request of the proxy's: its first, or an acknowledgement.
@@ -11,7 +12,16 @@ impl Session {
         self.settle(request, |s| &mut s.listeners);
         if !self.listeners.asked {
             self.listeners.open(request);
-            let wildcard = self.listeners.request();
+            self.ask_for_listeners();
+            if self.listeners.answered {
+                self.give_push(&[], true, None);
+            }
+        }
+    }
+
+    /// istiod makes listeners while the proxy takes its clusters, after which it asks for them.
+    pub(super) fn ask_for_listeners(&mut self) {
+        if let Some(wildcard) = self.listeners.request_all() {
             self.ask_istiod(wildcard);
         }
     }
@@ -19,38 +29,54 @@ impl Session {
     /// A push of listeners. What they refer to is given before them.
     pub(super) fn listeners_came(&mut self, response: &DeltaResponse) {
         let first = self.listeners.heard(&response.nonce, &response.origin);
+        let mut routes = Vec::new();
         for resource in &response.resources {
-            self.take_listener(resource);
+            routes.push((&resource.name, self.take_listener(resource)));
         }
         for name in &response.removed {
             self.listeners.remove(name.as_str());
             self.singles.remove(name);
         }
         self.singles.settle(&self.config, &self.store);
+        let given = routes.into_iter().filter(|(name, _)| {
+            let stored = self.listeners.get(name);
+            stored.is_some_and(|s| self.gives_listener(s))
+        });
+        let routes = given.flat_map(|(_, routes)| routes).collect();
+        if self.listeners.asked {
+            self.give_push(&response.removed, first, Some(&response.nonce));
+        } else {
+            self.acknowledge(&response.type_url, &response.nonce);
+        }
+        // The proxy is about to ask for them.
+        self.have_routes(&routes);
+    }
+
+    /// Gives the proxy what it lacks of listeners, as they are by now. `first`: it has had none on this stream.
+    fn give_push(&mut self, removed: &[String], first: bool, nonce: Option<&str>) {
         // Names that were asked for have a place of their own in the first listeners that are given.
         let placed = self.place_connections();
         self.give_clusters_of(&placed);
         let give = self.lacking_listeners();
-        let removed = self.gone_listeners(&response.removed, first);
+        let removed = self.gone_listeners(removed, first);
         if first || !give.is_empty() || !removed.is_empty() {
-            self.send_listeners(&give, &removed, Some(response.nonce.clone()));
-        } else {
-            self.acknowledge(&response.type_url, &response.nonce);
+            self.send_listeners(&give, &removed, nonce.map(str::to_owned));
+        } else if let Some(nonce) = nonce {
+            self.acknowledge(LDS, nonce);
         }
         self.give_virtual_hosts(&placed);
         self.answer_requests();
     }
 
-    fn take_listener(&mut self, resource: &Resource) {
+    /// Takes in a listener; the route configurations it names.
+    fn take_listener(&mut self, resource: &Resource) -> BTreeSet<String> {
         let lazy = self.make_lazy(resource);
         self.keep_referenced(&lazy.found);
         self.tcp_clusters.extend(lazy.tcp_clusters);
-        let routes = lazy
-            .lazy_routes
-            .union(&lazy.plain_routes)
-            .cloned()
-            .collect();
-        self.singles.put(&resource.name, &resource.raw, routes);
+        let all = lazy.lazy_routes.union(&lazy.plain_routes);
+        let routes: BTreeSet<String> = all.cloned().collect();
+        self.singles
+            .put(&resource.name, &resource.raw, routes.clone());
         self.lazy_routes.extend(lazy.lazy_routes);
         for name in lazy.plain_routes {
             self.used_where_nothing_asks(name);
@@ -61,6 +87,7 @@ impl Session {
         let raw = lazy.resource.as_deref().unwrap_or(&resource.raw);
         let stored = self.store.keep(&resource.name, raw);
         self.listeners.put(stored);
+        routes
     }
 
     /// Listeners the proxy has which istiod does not have any longer. The first answer is everything.

@@ -84,8 +84,8 @@ impl Session {
     fn referenced_by_routes(&self, stored: &Stored) -> Found {
         let name = &*stored.name;
         let asks = self.lazy_routes.contains(name) && !self.plain_routes.contains(name);
-        let beside = || references::beside_routes(crate::cluster::payload(&stored.raw).ok()?).ok();
-        asks.then(beside).flatten().unwrap_or_else(|| {
+        let beside = stored.beside_routes().filter(|_| asks);
+        beside.cloned().unwrap_or_else(|| {
             let mut found = Found::default();
             references::anywhere(&stored.raw, &mut found);
             found
@@ -171,9 +171,12 @@ impl Session {
             .map(|s| self.view_of(type_url, s))
             .collect();
         let books = ledger(self);
+        // Endpoints a proxy takes behind their cluster; of routes only what it has asked for.
+        let takes = |name: &str| type_url == ads::EDS || books.is_watched(name);
+        let lacks = |name: &str, version| books.owed.contains(name) || !books.holds(name, version);
         let give: Vec<_> = views
             .iter()
-            .filter(|(s, version)| books.owed.contains(&s.name) || !books.holds(&s.name, *version))
+            .filter(|(s, version)| takes(&s.name) && lacks(&s.name, *version))
             .map(|(s, version)| (&**s, *version))
             .collect();
         if give.is_empty() && removed.is_empty() {

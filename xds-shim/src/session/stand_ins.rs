@@ -108,7 +108,7 @@ impl Session {
     fn came_already(&self, name: &str) -> bool {
         match Name::parse(name) {
             Some(Name::Request { routes, .. }) => self.routes.get(routes).is_some(),
-            Some(Name::Connection(_)) => self.listeners.answered,
+            Some(Name::Connection(_)) => self.listeners.is_open(),
             None => false,
         }
     }
@@ -242,7 +242,7 @@ impl Session {
     /// Whether no listener of the proxy uses a route configuration any longer: it has taken all that it was
     /// sent, and does not ask for it. A request that still waits came by a listener that is gone.
     fn is_abandoned(&self, routes: &str) -> bool {
-        self.listeners.answered
+        self.listeners.is_open()
             && self.listeners.open_responses() == 0
             && !self.routes.watched.contains(routes)
     }

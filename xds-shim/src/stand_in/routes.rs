@@ -49,6 +49,8 @@ pub struct Routes {
 struct VirtualHost {
     domains: Vec<Box<str>>,
     plain: Option<Plain>,
+    /// Which of its domains no wildcard takes; all of them, where there is none for it.
+    open: Vec<bool>,
 }
 
 /// What is particular about a plain virtual host.
@@ -67,6 +69,13 @@ impl VirtualHost {
 
     fn template(&self) -> Option<usize> {
         self.plain.as_ref().and_then(|plain| plain.template)
+    }
+
+    /// The domains that a stand-in for it has by name. `exact`: without wildcards.
+    fn names(&self, exact: bool) -> impl Iterator<Item = &str> {
+        let all = self.domains.iter().zip(&self.open);
+        all.filter(move |(_, open)| exact || **open)
+            .map(|(domain, _)| &**domain)
     }
 }
 
@@ -161,7 +170,12 @@ impl Routes {
                 });
             }
         }
-        self.hosts.push(VirtualHost { domains, plain });
+        let open = vec![true; domains.len()];
+        self.hosts.push(VirtualHost {
+            domains,
+            plain,
+            open,
+        });
         Ok(())
     }
 
@@ -210,6 +224,16 @@ impl Routes {
             .filter(|domain| matches!(Domain::parse(domain), Domain::Suffix(_) | Domain::Prefix(_)))
             .filter(|domain| !self.kept.has_wildcard_behind(domain))
             .collect();
+        let mut taken = Domains::default();
+        for wildcard in &self.wildcards {
+            taken.insert(wildcard, 0);
+        }
+        for host in &mut self.hosts {
+            if host.template() == Some(widest) {
+                let open = host.domains.iter().map(|d| taken.find(d).is_none());
+                host.open = open.collect();
+            }
+        }
     }
 
     /// The template most virtual hosts have.

@@ -402,9 +402,9 @@ impl World {
         }
         let listeners = self.mesh.of_type(ads::LDS);
         for (name, listener) in &self.envoy.listeners {
-            let stays = name.starts_with("lazyin|") || self.envoy.unsaid.contains(name);
+            let inside = name.starts_with("lazyin|");
             assert!(
-                stays || listeners.contains_key(name),
+                inside || listeners.contains_key(name),
                 "{name} is a listener no more"
             );
             assert!(listener.warming.is_none(), "{name} warms");

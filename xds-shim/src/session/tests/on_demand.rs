@@ -6,7 +6,9 @@ use super::*;
 fn a_cold_proxy_gets_the_special_clusters_only() {
     let mut stream = Stream::new(&[]);
     let seen = stream.asks(ads::CDS, &[]);
-    assert_eq!(seen.to_istiod.len(), 1);
+    // istiod makes listeners while the proxy takes its clusters.
+    let types = seen.to_istiod.iter().map(|r| r.type_url.as_str());
+    assert_eq!(types.collect::<Vec<_>>(), [ads::CDS, ads::LDS]);
     assert_eq!(seen.to_istiod[0].node.as_ref().unwrap().id, "n");
     assert!(seen.to_istiod[0].initial_resource_versions.is_empty());
     let seen = stream.pushes(ads::CDS, "c1", &[cluster(A), cluster(SPECIAL), cluster(B)]);
@@ -17,6 +19,29 @@ fn a_cold_proxy_gets_the_special_clusters_only() {
         [("c1", false)]
     );
     assert_eq!(stream.session.summary().held, 2);
+}
+
+#[test]
+fn listeners_and_routes_are_there_when_the_proxy_asks() {
+    let mut stream = Stream::new(&[]);
+    stream.asks(ads::CDS, &[]);
+    stream.pushes(ads::CDS, "c1", &[cluster(SPECIAL)]);
+    let seen = stream.pushes(ads::LDS, "l1", &[http_listener("0.0.0.0_80", "80")]);
+    assert_eq!(seen.given().len(), 0, "it has not asked");
+    assert_eq!(seen.acknowledged(), [("l1", false)]);
+    assert_eq!(seen.subscribed(), ["80"]);
+    let seen = stream.pushes(ads::RDS, "r1", &[routes("80", A, &[])]);
+    assert_eq!(
+        (seen.given().len(), seen.acknowledged()),
+        (0, vec![("r1", false)])
+    );
+    let seen = stream.asks(ads::LDS, &[]);
+    assert_eq!(
+        (seen.given(), seen.to_istiod.len()),
+        (vec!["0.0.0.0_80"], 0)
+    );
+    let seen = stream.asks(ads::RDS, &["80"]);
+    assert_eq!((seen.given(), seen.to_istiod.len()), (vec!["80"], 0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{Routes, VirtualHost};
 use crate::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use crate::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-use crate::stand_in::domains::{Domains, is_plain};
+use crate::stand_in::domains::is_plain;
 use crate::stand_in::{HEADER, OPERATION};
 use crate::wire::{self, Error};
 use prost::Message;
@@ -63,13 +63,14 @@ impl Routes {
     /// # Errors
     /// When the bytes are not such a message.
     pub fn compose(&self, resource: &[u8], view: View<'_>) -> Result<Vec<u8>, Error> {
+        let held: Vec<bool> = self.hosts.iter().map(|h| is_held(h, view)).collect();
         edit_config(resource, |config| {
             let mut out = Vec::with_capacity(4096);
-            let mut hosts = self.hosts.iter().enumerate();
+            let mut hosts = held.iter().enumerate();
             for field in wire::fields(config) {
                 let field = field?;
                 match hosts.next_if_host(field.number) {
-                    Some((_, host)) if self.is_held(host, view) => {}
+                    Some((_, true)) => {}
                     Some((at, _)) if self.rest == u32::try_from(at).ok() => {
                         let rest = field.bytes().unwrap_or_default();
                         wire::put_bytes(&mut out, 2, &self.with_nobody(rest, view));
@@ -77,17 +78,12 @@ impl Routes {
                     _ => out.extend_from_slice(field.record),
                 }
             }
-            for host in self.stand_ins(view)? {
+            for host in self.stand_ins(&held, view)? {
                 wire::put_bytes(&mut out, 2, &host);
             }
             remove_header(&mut out);
             Ok(out)
         })
-    }
-
-    fn is_held(&self, host: &VirtualHost, view: View<'_>) -> bool {
-        let given = |plain: &super::Plain| plain.template.is_none() || (view.gives)(&plain.cluster);
-        host.plain.as_ref().is_some_and(|plain| !given(plain))
     }
 
     /// The virtual host for the rest, with the names that wildcards would take from it.
@@ -106,34 +102,27 @@ impl Routes {
     }
 
     /// The virtual hosts that stand for those that are held.
-    fn stand_ins(&self, view: View<'_>) -> Result<Vec<Vec<u8>>, Error> {
+    fn stand_ins(&self, held: &[bool], view: View<'_>) -> Result<Vec<Vec<u8>>, Error> {
         let widest = self.widest();
-        let mut out = Vec::new();
-        for (at, template) in self.templates.iter().enumerate() {
-            let held = self.hosts.iter().filter(|host| {
-                let of_template = host.template() == Some(at);
-                of_template && self.is_held(host, view)
-            });
-            let mut domains = BTreeSet::new();
-            if at == widest && !view.exact {
-                domains.extend(self.wildcards.iter().map(String::as_str));
-            }
-            let mut taken = Domains::default();
-            for wildcard in &domains {
-                taken.insert(wildcard, 0);
-            }
-            let names = held.flat_map(|host| &host.domains);
-            let open: Vec<&str> = names
-                .map(|d| &**d)
-                .filter(|d| taken.find(d).is_none())
-                .collect();
-            domains.extend(open);
-            if !domains.is_empty() {
-                out.push(stand_in(at, &template.common, &domains)?);
+        let mut domains = vec![BTreeSet::new(); self.templates.len()];
+        if let Some(domains) = domains.get_mut(widest).filter(|_| !view.exact) {
+            domains.extend(self.wildcards.iter().map(String::as_str));
+        }
+        for (host, _) in self.hosts.iter().zip(held).filter(|(_, held)| **held) {
+            if let Some(template) = host.template() {
+                domains[template].extend(host.names(view.exact));
             }
         }
-        Ok(out)
+        let all = self.templates.iter().zip(domains).enumerate();
+        all.filter(|(_, (_, domains))| !domains.is_empty())
+            .map(|(at, (template, domains))| stand_in(at, &template.common, &domains))
+            .collect()
     }
+}
+
+fn is_held(host: &VirtualHost, view: View<'_>) -> bool {
+    let given = |plain: &super::Plain| plain.template.is_none() || (view.gives)(&plain.cluster);
+    host.plain.as_ref().is_some_and(|plain| !given(plain))
 }
 
 /// A virtual host made of a template. VirtualHost: name = 1, domains = 2, routes = 3; Route: route = 2;

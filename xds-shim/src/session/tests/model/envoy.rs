@@ -34,8 +34,6 @@ pub(super) struct Envoy {
     pub(super) out: VecDeque<Bytes>,
     /// The next response of this type is refused, though all of it is applied.
     pub(super) refuses: Option<&'static str>,
-    /// Listeners of a refused response. One that goes while the stream is down stays: with us as without us.
-    pub(super) unsaid: BTreeSet<String>,
     pub(super) held: Vec<(Call, String)>,
     pub(super) ended: Vec<(Call, End)>,
 }
@@ -148,8 +146,8 @@ impl Envoy {
         let refused = self.refuses.take_if(|t| *t == type_url).is_some();
         let versions = self.versions.entry(type_url).or_default();
         // Of what it refuses Envoy applies the valid part and does not say so when it comes back. Such a
-        // cluster may stay as it was, with us as without us: not looked at here.
-        let said = !refused || type_url == ads::CDS;
+        // cluster or listener may stay as it was, with us as without us: not looked at here.
+        let said = !refused || matches!(type_url, ads::CDS | ads::LDS);
         for resource in response.resources.iter().filter(|_| said) {
             let wanted = match type_url {
                 ads::EDS => self.watched_endpoints.contains(&resource.name),
@@ -162,14 +160,6 @@ impl Envoy {
         }
         for name in &response.removed_resources {
             versions.remove(name);
-        }
-        if type_url == ads::LDS {
-            for resource in &response.resources {
-                match refused {
-                    true => self.unsaid.insert(resource.name.clone()),
-                    false => self.unsaid.remove(&resource.name),
-                };
-            }
         }
         let ack = match refused {
             true => refusal(response, "broken"),
