@@ -414,7 +414,7 @@ impl Session {
         };
         let Some(stored) = self.routes.get(routes) else {
             // Routes that are gone lead nowhere.
-            return !self.routes.answered || self.routes.watched.contains(routes);
+            return !self.is_abandoned(routes);
         };
         let is_current = current.routes.entry(routes.into()).or_insert_with(|| {
             let view = self.view_of_routes(stored);

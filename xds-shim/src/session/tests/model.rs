@@ -534,6 +534,25 @@ fn what_is_due_does_not_wait_for_what_nobody_asked_for() {
     run([Http, AutoOn80, Http, Absent], &steps);
 }
 
+/// What answered a request whose routes are gone stayed for good in a proxy that never asked for routes again.
+#[test]
+fn what_answered_for_routes_that_are_gone_goes_too() {
+    use Service::{Absent, Http, Tcp};
+    let steps = [
+        Step::Settle,
+        Step::Becomes(1, Tcp),
+        Step::Becomes(2, Absent),
+        Step::Request(0, 0),
+        Step::Push(false),
+        Step::Tidy(5),
+        Step::Reconnect {
+            same: false,
+            knows: false,
+        },
+    ];
+    run([Absent, Http, Http, Absent], &steps);
+}
+
 /// A failure is made small within a minute.
 fn config() -> ProptestConfig {
     ProptestConfig {
