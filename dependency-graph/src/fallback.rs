@@ -42,6 +42,12 @@ pub const ROUTE: &str = "x-lazymesh-route";
 /// Envoy's header on a request that it made of a redirect: the URL it had before.
 pub const ORIGINAL_URL: &str = "x-envoy-original-url";
 
+/// The name of the route by which a call falls back, in the virtual hosts that take what no other does.
+pub const FALLBACK_ROUTE: &str = "lazymesh";
+
+/// The name of the filter chain by which a connection falls back.
+pub const FALLBACK_CHAIN: &str = "lazymesh-tcp";
+
 /// How often Envoy follows a redirect of ours within one request. The global proxy ends before that.
 pub const MAX_REDIRECTS: u32 = 8;
 

@@ -35,6 +35,7 @@ use crate::mesh::World;
 use crate::metrics::Metrics;
 use crate::prometheus::{Prometheus, Unusable};
 use crate::report::Reports;
+use crate::settle;
 use crate::state::State;
 use crate::store::file::{self, File};
 use crate::store::kubernetes::Kubernetes;
@@ -265,6 +266,7 @@ impl App {
             reports.writer.clone().run(of_stale, drain.clone()),
         );
         let (state, synced) = (reports.state.clone(), readiness.register("graph loaded"));
+        let of_settling = store.clone();
         tasks.spawn_background("store", store.follow(state.clone(), stale));
         tasks.spawn_background("ready", async move {
             state.synced().await;
@@ -280,8 +282,13 @@ impl App {
             history.run(of_history).await
         });
         tasks.spawn_background("admin port", admin.serve());
-        if let Some(mode) = mode_sidecar {
-            mode.spawn(&mut tasks, &drain);
+        match mode_sidecar {
+            Some(mode) => mode.spawn(&mut tasks, &drain),
+            None => {
+                let (state, drain) = (reports.state.clone(), drain.clone());
+                let says = settle::off::run(state, of_settling, drain);
+                tasks.spawn_background("what never settles", says);
+            }
         }
         let routes = Routes::new(GraphApi::server(auth, reports, calls, max_stream_age)).prepare();
         tasks.spawn("graph API", async move {

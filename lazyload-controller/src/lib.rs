@@ -6,7 +6,8 @@
 //!
 //! The mode `sidecar` is acted on by [`sidecars`]: what [`cluster`] tells of the mesh and what the state knows becomes a
 //! [`plan`], on every replica, and Sidecar and EnvoyFilter resources, written by the one that holds the [`lease`]. That one
-//! also asks Prometheus, and learns and forgets by the answers: [`history`].
+//! also asks Prometheus, and learns and forgets by the answers: [`history`]. Workloads of mode `on-demand` that [`settle`] are
+//! planned in the same way.
 
 pub mod api;
 pub mod app;
@@ -34,6 +35,7 @@ pub mod report;
 pub mod resolve;
 pub mod resource;
 pub mod selector;
+pub mod settle;
 pub mod sidecars;
 pub mod state;
 pub mod store;

@@ -1,7 +1,8 @@
-//! What the mode `sidecar` wants of a namespace: its Sidecars, its fallback, and what people should know about it.
+//! What the mode `sidecar` wants of a namespace: its Sidecars, its fallback, and what people should know about it. Workloads
+//! of mode `on-demand` that have settled are planned with those of mode `sidecar`.
 //!
 //! A function of what is known of the mesh and of the graph, nothing else: how that came to be does not matter, and
-//! where nothing has changed nothing else is wanted. When it is written is the business of [`actions`].
+//! where nothing has changed nothing else is wanted. Only of what is to settle the moment matters. When it is written is the business of [`actions`].
 
 pub mod actions;
 mod begin;
@@ -14,10 +15,11 @@ pub mod user;
 pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use dependency_graph::cover::Cover;
 use dependency_graph::fallback::{POLICY_ANNOTATION, Policy, annotated};
-use dependency_graph::{Graph, Mode, Workload, mode};
+use dependency_graph::{Graph, Mode, Timestamp, Workload, mode};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -32,6 +34,7 @@ use crate::mesh::service::Form;
 use crate::mesh::sidecar::PREFIX;
 use crate::mesh::{Name, Pod, World};
 use crate::selector::{Group, groups};
+use crate::settle::{Lack, Settling, Verdict};
 use fallback::Fallback;
 use growth::Grown;
 
@@ -48,6 +51,8 @@ pub struct Settings {
     pub always: BTreeSet<String>,
     /// How many hosts a Sidecar may have beside those that all have, before what is learned goes on by the fallback.
     pub max_hosts: usize,
+    /// After which time without anything new workloads of mode `on-demand` settle whose records say none; absent: never.
+    pub settle_after: Option<Duration>,
 }
 
 /// What is wanted of a namespace.
@@ -59,12 +64,18 @@ pub struct Desired {
     pub waiting: BTreeMap<Workload, Name>,
     /// EnvoyFilters, by their names.
     pub filters: BTreeMap<Name, FilterSpec>,
-    /// What holds for workloads in mode `sidecar`.
+    /// What holds for workloads in mode `sidecar`, and for those that have settled.
     pub conditions: BTreeMap<Workload, BTreeSet<Condition>>,
     /// How many hosts every sidecar of the namespace has, by reason.
     pub always: BTreeMap<Why, usize>,
     /// Whether nothing is wanted only because there is nothing to fall back to: what is there may stay for a while.
     pub without_fallback: bool,
+    /// Workloads of mode `on-demand` that have settled.
+    pub settled: BTreeSet<Workload>,
+    /// Those that are to settle and never do, and why.
+    pub unsettled: BTreeMap<Workload, Lack>,
+    /// When the next one settles, if nothing happens before.
+    pub settles_at: Option<Timestamp>,
 }
 
 /// A Sidecar of ours.
@@ -84,6 +95,9 @@ pub struct SidecarSpec {
     pub inbound_connection_pool: Option<Value>,
     /// The EnvoyFilter by which calls to everything else fall back: it must be there first.
     pub filter: Name,
+    /// Whether it begins with the clusters of the whole mesh beside what it gives: shims answer by these what is being asked
+    /// for at that moment.
+    pub begins_wide: bool,
 }
 
 /// An EnvoyFilter of ours.
@@ -114,23 +128,27 @@ pub fn plan_namespace(
     graph: &Graph,
     namespace: &str,
     settings: &Settings,
+    settling: &Settling,
 ) -> Desired {
     let mut desired = Desired::default();
-    let wanted = wanted(world, graph, namespace);
+    // The global proxy must see the whole mesh: what is lazy falls back to it.
+    if namespace == settings.global_proxy.namespace {
+        return desired;
+    }
     let Some(found) = world
         .namespace(namespace)
         .filter(|found| !found.terminating)
     else {
         return desired;
     };
+    let wanted = desired.want(world, graph, namespace, settings, settling);
     let say_to_all = |mut desired: Desired, condition: Condition| {
         for workload in &wanted {
             desired.say(workload, condition.clone());
         }
         desired
     };
-    // The global proxy must see the whole mesh: what is lazy falls back to it.
-    if wanted.is_empty() || namespace == settings.global_proxy.namespace {
+    if wanted.is_empty() {
         return desired;
     }
     // What is there is for the whole mesh.
@@ -165,6 +183,8 @@ struct Kept<'a> {
     group: Group,
     name: Name,
     user: Option<user::Merged<'a>>,
+    /// Whether any of it is in mode `on-demand` and has settled.
+    settled: bool,
 }
 
 impl Desired {
@@ -185,6 +205,43 @@ impl Desired {
     fn say(&mut self, workload: &Workload, condition: Condition) {
         let said = self.conditions.entry(workload.clone()).or_default();
         said.insert(condition);
+    }
+
+    /// The workloads of a namespace that are in mode `sidecar`, or have settled: of injected pods, and those known that have
+    /// no pods now.
+    fn want(
+        &mut self,
+        world: &World,
+        graph: &Graph,
+        namespace: &str,
+        settings: &Settings,
+        settling: &Settling,
+    ) -> BTreeSet<Workload> {
+        let mut wanted = BTreeSet::new();
+        for (workload, mode) in modes(world, graph, namespace) {
+            if mode == Mode::OnDemand {
+                let record = graph.workload(&workload).map(AsRef::as_ref);
+                match settling.of(&workload, record, settings.settle_after) {
+                    Verdict::NotAsked => continue,
+                    Verdict::Lacks(lack) => {
+                        // Without a record nobody asks for this very one.
+                        if record.is_some() {
+                            self.unsettled.insert(workload, lack);
+                        }
+                        continue;
+                    }
+                    Verdict::Waits(at) => {
+                        self.settles_at = Some(self.settles_at.map_or(at, |before| before.min(at)));
+                        continue;
+                    }
+                    Verdict::Settled => _ = self.settled.insert(workload.clone()),
+                }
+            } else if mode != Mode::Sidecar {
+                continue;
+            }
+            wanted.insert(workload);
+        }
+        wanted
     }
 
     /// Whether a group is to have a Sidecar of ours.
@@ -219,7 +276,12 @@ impl Desired {
             verdict => verdict,
         };
         match verdict {
-            Ok(user) => Some(Kept { group, name, user }),
+            Ok(user) => Some(Kept {
+                settled: !self.settled.is_disjoint(&group.workloads),
+                group,
+                name,
+                user,
+            }),
             Err(condition) => {
                 for workload in &group.workloads {
                     self.say(workload, condition.clone());
@@ -294,7 +356,7 @@ impl Desired {
             base.extend(closures.of(host).iter().cloned());
         }
         let covered = |pod: &Pod| {
-            let mut kept = kept.iter();
+            let mut kept = kept.iter().filter(|kept| !kept.settled);
             kept.any(|kept| selects(&kept.group.selector, &pod.labels))
         };
         let whole = world
@@ -302,11 +364,12 @@ impl Desired {
             .all(|(_, pod)| pod.ended || !pod.injected || covered(pod));
         let cover = cover(world, namespace, &fallback.cidrs);
         for kept in kept {
-            let one = (!whole).then_some(&kept.name);
+            // Workloads settle one by one: what one has must not change with another.
+            let one = (kept.settled || !whole).then_some(&kept.name);
             let filter = filter_name(namespace, one);
             let spec = FilterSpec {
                 selector: one.map(|_| kept.group.selector.clone()),
-                prefixes: if whole {
+                prefixes: if one.is_none() {
                     fallback.cidrs.clone()
                 } else {
                     halves(&fallback.cidrs)
@@ -387,15 +450,6 @@ fn counts(pod: &Pod) -> bool {
 /// The mode that a pod's label says.
 fn said(pod: &Pod) -> Option<Mode> {
     pod.labels.get(mode::LABEL)?.parse().ok()
-}
-
-/// The workloads of a namespace that are in mode `sidecar`: of injected pods, and those known that have no pods now.
-fn wanted(world: &World, graph: &Graph, namespace: &str) -> BTreeSet<Workload> {
-    modes(world, graph, namespace)
-        .into_iter()
-        .filter(|(_, mode)| *mode == Mode::Sidecar)
-        .map(|(workload, _)| workload)
-        .collect()
 }
 
 /// The modes that hold for the workloads of a namespace: of injected pods, and those known that have no pods now.

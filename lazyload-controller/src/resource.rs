@@ -60,7 +60,10 @@ pub struct WorkloadDependenciesSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^([0-9]+(h|m|s))+$"), length(max = 32))]
     pub expire_after: Option<String>,
-    /// How long nothing new must have been learned for the workload to be settled, such as 24h. Not acted upon yet.
+    /// In mode on-demand: how long nothing new must have been learned for the workload to settle, such as 24h; 0s is never.
+    /// Absent, the controller's flag says. One that has settled gets a Sidecar as in mode sidecar, so that istiod stops
+    /// generating the rest, and what it calls then for the first time falls back. It stays so while it grows. The condition
+    /// Settled says whether it has, and if not, why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^([0-9]+(h|m|s))+$"), length(max = 32))]
     pub settle_after: Option<String>,
@@ -117,7 +120,8 @@ pub struct Pinned {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadDependenciesStatus {
-    /// Learning: what its sidecars ask for is added.
+    /// Learning: what its sidecars ask for is added. Settling: nothing new was learned for spec.settleAfter, and its Sidecar
+    /// is on its way, or the condition Settled says why not. Settled: its Sidecar is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// How many dependencies were learned: hosts times ports.
@@ -137,7 +141,8 @@ pub struct WorkloadDependenciesStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forgotten: Vec<ForgottenDependency>,
     /// Capped: whether something was not learned because the workload has as many dependencies as it may have. In mode
-    /// sidecar also SidecarWritten, and what a person should know; docs/operations.md lists them.
+    /// sidecar, and of what is to settle, also SidecarWritten, Settled, and what a person should know; docs/operations.md
+    /// lists them.
     /// NoEvidence: whether nothing is forgotten because Prometheus does not tell what is called.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -151,6 +156,10 @@ pub struct WorkloadDependenciesStatus {
 pub enum Phase {
     /// What its sidecars ask for is added.
     Learning,
+    /// Nothing new was learned for long, and its Sidecar is not there yet.
+    Settling,
+    /// Nothing new was learned for long, and istiod generates what its Sidecar says.
+    Settled,
 }
 
 /// A host that was called.

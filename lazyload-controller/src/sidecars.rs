@@ -1,4 +1,4 @@
-//! Acts on the mode `sidecar`: plans namespaces as the mesh and the graph change, and as the leader writes what they lack.
+//! Acts on the mode `sidecar`, and on workloads that settle: plans namespaces as the mesh and the graph change, and as the leader writes what they lack.
 //!
 //! The decisions are [`crate::plan`]'s and the agenda's; here they meet clocks, the cluster and the store. Nothing that
 //! fails here ends the process: it is tried again, and said in metrics, in conditions and on `/debug/sidecars`.
@@ -36,6 +36,7 @@ use crate::history::WarmStart;
 use crate::lease::Leading;
 use crate::plan::actions::Now;
 use crate::plan::{Desired, plan_namespace};
+use crate::settle::Settling;
 use crate::state::{State, Watcher};
 use crate::store::{self, Store};
 use agenda::Agenda;
@@ -250,8 +251,9 @@ impl Writing {
                 }
                 for change in changes {
                     if let Change::Workload(workload) = change {
-                        let record = state.view(&workload);
-                        agenda.learned(&world, &workload, record.as_deref(), now);
+                        let (record, wish) = (state.view(&workload), state.wish(&workload));
+                        let known = (record.as_deref(), &wish);
+                        agenda.learned(&world, &workload, known, now);
                     }
                 }
             }
@@ -273,9 +275,13 @@ impl Writing {
             let begun = Instant::now();
             // Copies, which cost little: whoever answers calls must not wait for a plan.
             let graph = parts.state.told_graph(now.wall);
+            let settling = Settling {
+                wishes: parts.state.wishes(),
+                now: now.wall,
+            };
             let world = parts.watched.world().read().clone();
             let plan = |namespace: String| {
-                let desired = plan_namespace(&world, &graph, &namespace, &settings);
+                let desired = plan_namespace(&world, &graph, &namespace, &settings, &settling);
                 (namespace, desired)
             };
             let plans = due.into_iter().map(plan).collect();

@@ -74,6 +74,7 @@ struct Known {
     revision: u64,
     capped: bool,
     said: BTreeSet<Said>,
+    settle_after: Option<Result<Duration, String>>,
     keeping: Keeping,
 }
 
@@ -85,6 +86,8 @@ pub enum Scope {
     Everything,
     /// What namespaces say, and nothing of workloads.
     Namespaces,
+    /// All there is, and after which time workloads are to settle, which is told to nobody outside.
+    Within,
 }
 
 /// What one watcher is still to be told: names only, so that a slow one costs no more than the graph has entries.
@@ -97,7 +100,7 @@ pub struct Told {
 
 impl Scope {
     fn covers(self, change: &Change) -> bool {
-        self == Self::Everything || matches!(change, Change::Namespace(_))
+        self != Self::Namespaces || matches!(change, Change::Namespace(_))
     }
 }
 
@@ -367,7 +370,7 @@ impl State {
     /// The same for a part of this process, which is not counted among the watches.
     #[must_use]
     pub fn watch_within(&self) -> Watcher {
-        self.listen(false, Scope::Everything)
+        self.listen(false, Scope::Within)
     }
 
     fn listen(&self, counted: bool, scope: Scope) -> Watcher {
@@ -451,7 +454,7 @@ impl Inner {
 
     /// Changes what is known of a workload, and tells if that changes what is told of it.
     fn change(&mut self, workload: &Workload, change: impl FnOnce(&mut Self)) {
-        let before = self.view(workload);
+        let (before, settled) = (self.view(workload), self.settle_after(workload));
         change(self);
         let after = self.view(workload);
         let count = self
@@ -467,7 +470,17 @@ impl Inner {
             (Some(before), Some(after)) => before.same_view(after),
             (before, after) => before.is_none() && after.is_none(),
         };
-        self.tell((!same).then(|| Change::Workload(workload.clone())));
+        if !same {
+            self.tell(Some(Change::Workload(workload.clone())));
+        } else if settled != self.settle_after(workload) {
+            self.tell_those(&Change::Workload(workload.clone()), |scope| {
+                scope == Scope::Within
+            });
+        }
+    }
+
+    fn settle_after(&self, workload: &Workload) -> Option<Result<Duration, String>> {
+        self.known.get(workload)?.settle_after.clone()
     }
 
     fn remove(&mut self, workload: &Workload) {
@@ -485,6 +498,7 @@ impl Inner {
             revision,
             capped: entry.capped,
             said: entry.said,
+            settle_after: entry.settle_after,
             keeping: entry.keeping,
         };
         self.set(&entry.workload, Some((entry.record, known)));
@@ -534,10 +548,11 @@ impl Inner {
 
     fn tell(&self, change: Option<Change>) {
         let Some(change) = change else { return };
-        for told in self.watchers.values() {
-            if !told.scope.covers(&change) {
-                continue;
-            }
+        self.tell_those(&change, |scope| scope.covers(&change));
+    }
+
+    fn tell_those(&self, change: &Change, which: impl Fn(Scope) -> bool) {
+        for told in self.watchers.values().filter(|told| which(told.scope)) {
             told.put_back([change.clone()]);
         }
     }

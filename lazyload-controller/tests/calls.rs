@@ -275,6 +275,7 @@ async fn names_callers_and_modes_are_judged() {
         capped: false,
         stale: false,
         said: Default::default(),
+        settle_after: None,
         keeping: Default::default(),
     };
     controller

@@ -494,3 +494,53 @@ async fn what_is_forgotten_goes_unless_it_is_called_meanwhile() {
         ("False", "Evidence")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a kube-apiserver: the mesh tests controller::* run it"]
+async fn who_writes_no_sidecars_says_that_nothing_settles() {
+    let place = Place::new(json!({"lazymesh.dev/mode": "on-demand"})).await;
+    let controller = replica().await;
+    let mut reporter = controller.report().await;
+    reporter
+        .send_and_wait(vec![place.seen("reviews", "a.shop")])
+        .await;
+    let settle = async |after: serde_json::Value| {
+        let patch = json!({"spec": {"settleAfter": after}});
+        place
+            .records()
+            .patch(
+                "deployment-reviews",
+                &PatchParams::default(),
+                &Patch::Merge(patch),
+            )
+            .await
+            .unwrap();
+    };
+    let said = async || {
+        let record = place.records().get("deployment-reviews").await.unwrap();
+        let conditions = record.status.unwrap().conditions.into_iter();
+        let found = conditions
+            .filter(|one| one.type_ == "Settled")
+            .map(|one| (one.status, one.reason));
+        found.collect::<Vec<_>>()
+    };
+    settle(json!("24h")).await;
+    let expected = vec![("False".to_owned(), "SidecarsOff".to_owned())];
+    place
+        .until("it is not said", async || {
+            (said().await == expected).then_some(())
+        })
+        .await;
+    // What is learned does not take it back.
+    reporter
+        .send_and_wait(vec![place.seen("reviews", "b.shop")])
+        .await;
+    assert_eq!(said().await, expected);
+    settle(json!(null)).await;
+    place
+        .until("it is still said", async || {
+            said().await.is_empty().then_some(())
+        })
+        .await;
+    controller.stop().await;
+}

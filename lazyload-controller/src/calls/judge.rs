@@ -191,7 +191,8 @@ fn learn(
     }
     let own = known.state.record(&workload).and_then(|record| record.mode);
     let mode = mode_of(known.world, &workload, own);
-    if mode != Mode::Sidecar {
+    // One of mode `on-demand` that has settled calls in both ways, and one that settles no more for a while still does.
+    if !matches!(mode, Mode::Sidecar | Mode::OnDemand) {
         let reason = format!("{workload} is in mode {mode}");
         return Err(Denied::new(Outcome::Mode, reason).about(about));
     }

@@ -16,7 +16,7 @@ pub enum Outcome {
     UnknownName,
     /// Nobody knows whose it is.
     UnknownCaller,
-    /// The caller's workload is not in mode `sidecar`.
+    /// The caller's workload is neither in mode `sidecar` nor in mode `on-demand`.
     Mode,
     /// The caller's workload has no Sidecar of ours.
     NoSidecar,

@@ -129,6 +129,7 @@ impl Bench {
             stale: false,
             keeping: crate::expiry::Keeping::default(),
             said: BTreeSet::default(),
+            settle_after: None,
         };
         let revision = self.state.revision() + 1;
         self.state.set_record(Versioned { entry, revision });
@@ -425,17 +426,20 @@ fn a_caller_is_waited_for_a_second() {
 }
 
 #[test]
-fn only_the_mode_sidecar_learns_from_calls() {
+fn only_modes_that_trim_learn_from_calls() {
     let mut bench = bench();
     let of = |mode| Record {
         mode: Some(mode),
         ..Record::default()
     };
-    for mode in [Mode::Off, Mode::OnDemand, Mode::Observe] {
+    for mode in [Mode::Off, Mode::Observe] {
         bench.set(&workload("cart"), of(mode), false);
         let refused = (Said::Refused, format!("shop/cart is in mode {mode}"));
         assert_eq!(bench.answer(|_| {}), refused);
     }
+    // One that has settled, or just has no more: it calls in both ways.
+    bench.set(&workload("cart"), of(Mode::OnDemand), false);
+    assert_eq!(bench.answer(|_| {}).0, Said::Pending);
     bench.set(&workload("cart"), Record::default(), false);
     let mut body = pod_of("cart");
     body["metadata"]["labels"]["lazymesh.dev/mode"] = json!("off");
@@ -451,7 +455,7 @@ fn only_the_mode_sidecar_learns_from_calls() {
     bench.set(&workload("cart"), Record::default(), false);
     bench.world.put_pod("shop/cart-1", "cart");
     assert_eq!(bench.answer(|_| {}).1, "shop/cart is in mode off");
-    assert_eq!(bench.counted(Outcome::Mode), 5);
+    assert_eq!(bench.counted(Outcome::Mode), 4);
 }
 
 #[test]

@@ -114,12 +114,22 @@ pub struct SidecarArgs {
     /// (PILOT_DEBOUNCE_AFTER, 100ms): else calls fail at that moment
     #[arg(long, env = "LAZYMESH_SIDECAR_STEP", default_value = "130ms", value_name = "DURATION", value_parser = positive)]
     pub sidecar_step: Duration,
-    /// How long after an EnvoyFilter was made the first Sidecar that needs it is: until then its proxies must have it
+    /// How long after an EnvoyFilter was made the first Sidecar that needs it is: until then its proxies must have it. As long
+    /// the first Sidecar of a workload that settles has the clusters of the whole mesh
     #[arg(long, env = "LAZYMESH_FALLBACK_SETTLES", default_value = "3s", value_name = "DURATION", value_parser = duration)]
     pub fallback_settles: Duration,
     /// How long an EnvoyFilter outlives the last Sidecar that needed it
     #[arg(long, env = "LAZYMESH_FALLBACK_LINGERS", default_value = "10s", value_name = "DURATION", value_parser = duration)]
     pub fallback_lingers: Duration,
+    /// After which time without anything new learned a workload of mode on-demand gets a Sidecar too, so that istiod stops
+    /// generating the rest; a record's spec.settleAfter wins. Default: never, as 0s
+    #[arg(
+        long,
+        env = "LAZYMESH_SETTLE_AFTER",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub settle_after: Option<Duration>,
     /// How many Sidecars, EnvoyFilters and conditions are written a second at most; half as many at once
     #[arg(long, env = "LAZYMESH_SIDECAR_WRITES", default_value_t = 50, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub sidecar_writes: u32,
@@ -131,6 +141,11 @@ impl SidecarArgs {
     /// # Errors
     /// A line that says what does not go together.
     pub fn enabled(&self, store: &StoreKind) -> Result<bool, String> {
+        let able = self.sidecars != Switch::Off && *store != StoreKind::Memory;
+        if self.settle_after.is_some_and(|after| !after.is_zero()) && !able {
+            let why = "--settle-after needs the mesh to be watched (hint: not --sidecars off, nor --store memory)";
+            return Err(why.into());
+        }
         match (self.sidecars, *store != StoreKind::Memory) {
             (Switch::Off, _) | (Switch::Auto, false) => Ok(false),
             (Switch::Auto | Switch::On, true) => Ok(true),
@@ -151,6 +166,7 @@ impl SidecarArgs {
                 service_cidrs: self.service_cidrs.iter().map(IpNet::trunc).collect(),
                 always: always.collect(),
                 max_hosts: self.max_hosts,
+                settle_after: self.settle_after,
             },
             pace: Pace {
                 step: self.sidecar_step,
@@ -198,6 +214,25 @@ mod tests {
         assert_eq!(enabled(&["--store", "memory"]), Ok(false));
         let wrong = enabled(&["--store", "memory", "--sidecars", "on"]);
         assert!(wrong.unwrap_err().contains("--store kubernetes"));
+    }
+
+    #[test]
+    fn what_is_to_settle_needs_sidecars() {
+        let after = |time: &str| parse(&["--settle-after", time]).unwrap().sidecars.choices();
+        assert_eq!(
+            after("24h").settings.settle_after,
+            Some(Duration::from_secs(86_400))
+        );
+        assert_eq!(
+            parse(&[]).unwrap().sidecars.choices().settings.settle_after,
+            None
+        );
+        for without in [["--sidecars", "off"], ["--store", "memory"]] {
+            let flags = [&without[..], &["--settle-after", "24h"]].concat();
+            assert!(enabled(&flags).unwrap_err().contains("--settle-after"));
+            let flags = [&without[..], &["--settle-after", "0s"]].concat();
+            assert_eq!(enabled(&flags), Ok(false));
+        }
     }
 
     #[test]

@@ -175,6 +175,7 @@ impl Rig {
             capped: false,
             stale: false,
             said: BTreeSet::default(),
+            settle_after: None,
         })
     }
 

@@ -8,6 +8,9 @@
 //! A Sidecar changes in steps, so that no call fails: what is new is announced, then given; what goes stays announced
 //! while it is taken, and is let go then. One write gives what was announced and announces what came meanwhile, and none
 //! follows an announcement before that has settled: each write puts off what istiod does about the one before.
+//!
+//! The first Sidecar of a workload that has settled announces the whole mesh: its routes and listeners go first, and the
+//! clusters after them, so that a shim can answer what was asked for at that moment.
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +25,7 @@ use super::{Desired, SidecarSpec};
 use crate::mesh::sidecar::Made;
 use crate::mesh::{Kind, Name, World};
 use crate::render;
-use crate::render::sidecar::Stage;
+use crate::render::sidecar::{EVERYTHING, Stage};
 
 /// How long after an EnvoyFilter was made its proxies are taken to have it, unless said otherwise.
 pub const SETTLED: Duration = Duration::from_secs(3);
@@ -237,7 +240,7 @@ fn write_sidecars(
             todo.look_again(pace.settled.saturating_sub(age));
             continue;
         }
-        let object = render::sidecar::render(name, spec);
+        let object = render::sidecar::render_at(name, spec, &Stage::first(spec));
         new.push(Action::Apply(Kind::Sidecar, name.clone(), object));
     }
     // Growth goes even before the EnvoyFilters: it needs none that is not there.
@@ -263,9 +266,9 @@ fn step(
     } else {
         memory.announced_for(name, &is, now.tick)
     };
-    let stage = next(&is, &last, waited >= pace.step);
+    let (stage, due) = next(&is, &last, waited, pace);
     if stage != last && stage == is {
-        todo.look_again(pace.step.saturating_sub(waited));
+        todo.look_again(due.saturating_sub(waited));
     }
     let object = render::sidecar::render_at(name, spec, &stage);
     let grows = !last.given.is_subset(&is.given);
@@ -273,8 +276,40 @@ fn step(
         .then(|| (Action::Apply(Kind::Sidecar, name.clone(), object), grows))
 }
 
-/// The stage after this one on the way to the last; this one while it has not settled.
-fn next(is: &Stage, last: &Stage, settled: bool) -> Stage {
+/// The stage after this one on the way to the last; this one while it has not settled, and how long that takes from when it
+/// was written.
+fn next(is: &Stage, last: &Stage, waited: Duration, pace: &Pace) -> (Stage, Duration) {
+    if is.announced.contains(EVERYTHING) {
+        return next_of_wide(is, last, waited, pace);
+    }
+    (next_of_step(is, last, waited >= pace.step), pace.step)
+}
+
+/// A first Sidecar with the clusters of the whole mesh: these stay until every proxy is taken to have its routes. What is
+/// new meanwhile is announced by them.
+fn next_of_wide(is: &Stage, last: &Stage, waited: Duration, pace: &Pace) -> (Stage, Duration) {
+    let due = pace.settled.max(pace.step);
+    if waited >= due {
+        let stage = Stage {
+            given: last.given.clone(),
+            announced: is.given.difference(&last.given).cloned().collect(),
+        };
+        return (stage, pace.step);
+    }
+    if last.given.is_subset(&is.given) {
+        return (is.clone(), due);
+    }
+    if waited < pace.step {
+        return (is.clone(), pace.step);
+    }
+    let stage = Stage {
+        given: is.given.union(&last.given).cloned().collect(),
+        announced: is.announced.clone(),
+    };
+    (stage, due)
+}
+
+fn next_of_step(is: &Stage, last: &Stage, settled: bool) -> Stage {
     let new = last.given.difference(&is.given).cloned();
     let (announced, newer): (BTreeSet<String>, BTreeSet<String>) =
         new.partition(|host| is.announced.contains(host));

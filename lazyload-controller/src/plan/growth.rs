@@ -144,6 +144,7 @@ impl<'a> Grown<'a> {
                 .as_ref()
                 .and_then(|user| user.sidecar.inbound_connection_pool.clone()),
             filter,
+            begins_wide: kept.settled,
         }
     }
 }

@@ -1,3 +1,5 @@
+mod settled;
+
 use dependency_graph::{Dependency, Pin, Protocol, Record, Source, Timestamp};
 use proptest::prelude::*;
 use serde_json::json;
@@ -13,6 +15,7 @@ pub(crate) fn settings() -> Settings {
         service_cidrs: Vec::new(),
         always: BTreeSet::new(),
         max_hosts: 1000,
+        settle_after: None,
     }
 }
 
@@ -65,13 +68,15 @@ pub(crate) fn plan(world: &World, graph: &Graph) -> Desired {
 
 fn plan_by(world: &World, graph: &Graph, settings: &Settings) -> Desired {
     let mut world = world.clone();
-    for (at, filter) in plan_namespace(&world, graph, "shop", settings).filters {
+    for (at, filter) in
+        plan_namespace(&world, graph, "shop", settings, &Settling::default()).filters
+    {
         if world.filter(&at).is_none() {
             let object = crate::render::envoyfilter::render(&at, &filter);
             world.put(Kind::EnvoyFilter, &at.to_string(), object);
         }
     }
-    plan_namespace(&world, graph, "shop", settings)
+    plan_namespace(&world, graph, "shop", settings, &Settling::default())
 }
 
 /// The hosts of a Sidecar of `shop`, in short.
@@ -146,7 +151,10 @@ fn one_workload_s_mode_is_the_one_that_the_plan_goes_by() {
                         ..Record::default()
                     };
                     graph.set_workload(&workload("cart"), Some(record));
-                    let wanted = wanted(&world, &graph, "shop").contains(&workload("cart"));
+                    let (settings, settling) = (settings(), Settling::default());
+                    let wanted =
+                        Desired::default().want(&world, &graph, "shop", &settings, &settling);
+                    let wanted = wanted.contains(&workload("cart"));
                     let mode = mode_of(&world, &workload("cart"), own);
                     let case = format!("{namespace:?} {first:?} {second:?} {own:?}");
                     assert_eq!(wanted, mode == Mode::Sidecar, "{case}");
@@ -243,7 +251,13 @@ fn the_global_proxy_s_own_namespace_is_never_lazy() {
     let mut world = shop();
     world.lazy_namespace("lazymesh-system");
     world.put_pod("lazymesh-system/global-proxy-1", "global-proxy");
-    let desired = plan_namespace(&world, &Graph::new(), "lazymesh-system", &settings());
+    let desired = plan_namespace(
+        &world,
+        &Graph::new(),
+        "lazymesh-system",
+        &settings(),
+        &Settling::default(),
+    );
     assert_eq!(desired, Desired::default());
 }
 
@@ -254,7 +268,13 @@ fn the_root_namespace_is_never_lazy_and_says_so() {
     let mut body = pod_of("jaeger");
     world.put(Kind::Pod, "istio-system/jaeger-1", body.clone());
     let plan = |world: &World, namespace: &str| {
-        plan_namespace(world, &Graph::new(), namespace, &settings())
+        plan_namespace(
+            world,
+            &Graph::new(),
+            namespace,
+            &settings(),
+            &Settling::default(),
+        )
     };
     let said = |desired: &Desired| {
         assert!(desired.sidecars.is_empty() && desired.filters.is_empty());

@@ -6,7 +6,8 @@
 //! services, as a tunnel that says where to.
 
 use dependency_graph::fallback::{
-    LOCATION, MAX_BODY, MAX_REDIRECTS, ORIGINAL_DESTINATION, ORIGINAL_URL, PLAIN, POD, TRIES, TRY,
+    FALLBACK_CHAIN, FALLBACK_ROUTE, LOCATION, MAX_BODY, MAX_REDIRECTS, ORIGINAL_DESTINATION,
+    ORIGINAL_URL, PLAIN, POD, TRIES, TRY,
 };
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -64,7 +65,7 @@ fn route(virtual_host: &str, regex: &str, spec: &FilterSpec) -> Value {
         "applyTo": "HTTP_ROUTE",
         "match": {"context": "SIDECAR_OUTBOUND", "routeConfiguration": {"vhost": {"name": virtual_host}}},
         "patch": {"operation": "INSERT_FIRST", "value": {
-            "name": "lazymesh",
+            "name": FALLBACK_ROUTE,
             "match": {
                 "prefix": "/",
                 "headers": [
@@ -100,7 +101,7 @@ fn tunnel(spec: &FilterSpec) -> Value {
         "applyTo": "FILTER_CHAIN",
         "match": {"context": "SIDECAR_OUTBOUND", "listener": {"name": "virtualOutbound"}},
         "patch": {"operation": "ADD", "value": {
-            "name": "lazymesh-tcp",
+            "name": FALLBACK_CHAIN,
             "filter_chain_match": {"prefix_ranges": prefixes},
             "filters": [{
                 "name": "envoy.filters.network.tcp_proxy",

@@ -17,6 +17,8 @@ use crate::plan::SidecarSpec;
 const ANNOUNCING_PORT: u16 = 15999;
 /// No host, where a listener must have one.
 const NOTHING: &str = "~/*";
+/// Every host that may be seen.
+pub const EVERYTHING: &str = "*/*";
 
 /// The hosts of a Sidecar, as they are written.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,6 +36,16 @@ impl Stage {
         Self {
             given: spec.hosts.iter().map(ToString::to_string).collect(),
             announced: BTreeSet::new(),
+        }
+    }
+
+    /// The stage that the first Sidecar of a workload is written at.
+    #[must_use]
+    pub fn first(spec: &SidecarSpec) -> Self {
+        let announced = spec.begins_wide.then(|| EVERYTHING.to_owned());
+        Self {
+            announced: announced.into_iter().collect(),
+            ..Self::last(spec)
         }
     }
 

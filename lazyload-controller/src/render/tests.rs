@@ -26,6 +26,7 @@ fn sidecar_spec() -> SidecarSpec {
         outbound_traffic_policy: None,
         inbound_connection_pool: None,
         filter: name("shop/lazymesh-fallback"),
+        begins_wide: false,
     }
 }
 

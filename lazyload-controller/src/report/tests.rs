@@ -100,6 +100,7 @@ fn what_is_known_is_not_written_again_until_it_is_old() {
         capped: false,
         stale: false,
         said: Default::default(),
+        settle_after: None,
         keeping: Keeping::default(),
     };
     reports.state.set_record(Versioned { entry, revision: 1 });

@@ -1,4 +1,4 @@
-//! Conditions of a record that say what becomes of a workload in mode `sidecar`. They are written beside what is learned,
+//! Conditions of a record that say what becomes of a workload in mode `sidecar`, or one that is to settle. They are written beside what is learned,
 //! and neither touches the other.
 
 use std::collections::BTreeSet;
@@ -7,12 +7,11 @@ use dependency_graph::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::convert::{CAPPED, time};
-use super::{
-    Entry, Error, Learning, Phase, WorkloadDependencies, WorkloadDependenciesStatus, entry,
-};
+use super::{Entry, Error, Learning, WorkloadDependencies, WorkloadDependenciesStatus, entry};
+use crate::settle;
 
 /// The types of these conditions. One of them that is not said does not hold.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 13] = [
     "EditedByHand",
     "FallbackDown",
     "NameTaken",
@@ -21,6 +20,7 @@ pub const KINDS: [&str; 12] = [
     "NotDiscovered",
     "NotLearned",
     "RootNamespace",
+    "Settled",
     "SharedSelector",
     "SidecarCapped",
     "SidecarWritten",
@@ -104,7 +104,7 @@ fn status(
         return None;
     }
     let mut status = resource.status.clone().unwrap_or_default();
-    status.phase.get_or_insert(Phase::Learning);
+    status.phase = Some(settle::phase(wanted));
     let before = std::mem::take(&mut status.conditions);
     let written = wanted.iter().map(|said| {
         let is = if said.holds { "True" } else { "False" };

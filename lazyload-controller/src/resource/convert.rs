@@ -1,6 +1,7 @@
 //! Between the resource and the graph's record.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use dependency_graph::{
     Edge, Host, Learned, Mode, Pin, Port, Protocol, Record, Source, Timestamp, Workload, host,
@@ -12,11 +13,12 @@ use thiserror::Error;
 
 use super::keeping;
 use super::{
-    LearnedDependency, ModeName, Phase, Pinned, Said, WorkloadDependencies,
-    WorkloadDependenciesSpec, WorkloadDependenciesStatus, WorkloadRef, conditions,
+    LearnedDependency, ModeName, Pinned, Said, WorkloadDependencies, WorkloadDependenciesSpec,
+    WorkloadDependenciesStatus, WorkloadRef, conditions,
 };
 use crate::expiry::{self, Keeping, Verdict};
 use crate::limits::Limits;
+use crate::settle;
 
 pub(super) const CAPPED: &str = "Capped";
 
@@ -66,8 +68,10 @@ pub struct Entry {
     pub capped: bool,
     /// Whether its spec changed since its status was written.
     pub stale: bool,
-    /// What it says of the mode `sidecar`.
+    /// What it says of the mode `sidecar`, and of settling.
     pub said: BTreeSet<Said>,
+    /// `spec.settleAfter`: absent if it is not said, else the duration, or the text if it is none.
+    pub settle_after: Option<Result<Duration, String>>,
     /// What it says of forgetting.
     pub keeping: Keeping,
 }
@@ -117,6 +121,7 @@ pub fn entry(resource: &WorkloadDependencies) -> Result<Entry, Error> {
         capped,
         stale,
         said: conditions::said(resource),
+        settle_after: resource.spec.settle_after.as_deref().map(expiry::parse),
         keeping: keeping::read(&resource.spec, status)?,
     })
 }
@@ -237,7 +242,7 @@ fn status(
     let capped = capped_condition(before, entry, generation, limits, now);
     let no_evidence = keeping::condition(before, &entry.keeping, generation, now);
     WorkloadDependenciesStatus {
-        phase: Some(Phase::Learning),
+        phase: Some(settle::phase(&entry.said)),
         dependency_count: i32::try_from(learned.len()).unwrap_or(i32::MAX),
         last_learned: learned.last_learned().map(time),
         dependencies: edges.collect(),

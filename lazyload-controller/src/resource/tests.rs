@@ -209,3 +209,20 @@ fn the_manifest_has_no_bare_off() {
     assert!(manifest.contains("- 'off'\n"));
     assert!(!manifest.contains("- off\n"));
 }
+
+#[test]
+fn learning_leaves_the_phase_that_is_said() {
+    let (mut resource, _) = after(fresh(), &calls(&["a.shop"], 7), &Limits::default());
+    resource.spec.settle_after = Some("24h".into());
+    let day = std::time::Duration::from_secs(86_400);
+    assert_eq!(entry(&resource).unwrap().settle_after, Some(Ok(day)));
+    let said = [crate::settle::said(Ok("shop/x"))].into();
+    resource.status = conditions::say(&resource, &said, at(9)).unwrap().status;
+    let phase = |resource: &WorkloadDependencies| resource.status.as_ref().unwrap().phase;
+    assert_eq!(phase(&resource), Some(Phase::Settled));
+    let (mut resource, wrote) = after(resource, &calls(&["b.shop"], 8), &Limits::default());
+    assert_eq!((phase(&resource), wrote), (Some(Phase::Settled), true));
+    let none = std::collections::BTreeSet::new();
+    resource.status = conditions::say(&resource, &none, at(10)).unwrap().status;
+    assert_eq!(phase(&resource), Some(Phase::Learning));
+}

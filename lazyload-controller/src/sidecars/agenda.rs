@@ -23,6 +23,7 @@ use crate::mesh::{Kind, Name, World};
 use crate::plan::actions::{self, Action, Memory, Now, Pace, Todo, differs};
 use crate::plan::{Desired, Settings, grow_by};
 use crate::render::sidecar::Stage;
+use crate::settle::{Verdict, Wish, judge};
 use crate::state::State;
 
 /// How long changes are gathered.
@@ -128,12 +129,12 @@ impl Agenda {
         }
     }
 
-    /// A record has changed: what it has beyond its Sidecar goes out at once.
+    /// A record has changed, or what it says of settling: what it has beyond its Sidecar goes out at once.
     pub(super) fn learned(
         &mut self,
         world: &World,
         workload: &Workload,
-        record: Option<&Record>,
+        (record, wish): (Option<&Record>, &Wish),
         now: Now,
     ) {
         if self.plans.under_way() {
@@ -143,11 +144,18 @@ impl Agenda {
             .namespace(workload.namespace())
             .and_then(|found| found.labels.get(mode::LABEL)?.parse().ok());
         let own = record.map_or(Some(Mode::Sidecar), |record| record.mode);
-        // What other modes learn is no reason to plan.
         if !self.places.contains_key(workload.namespace())
             && ![own, label].contains(&Some(Mode::Sidecar))
         {
-            return;
+            // What other modes learn is no reason to plan, but for what is to settle.
+            match judge(record, wish, self.choices.settings.settle_after, now.wall) {
+                Verdict::NotAsked => return,
+                Verdict::Waits(at) => {
+                    let due = now.tick + at.since(now.wall);
+                    return self.plan_at(workload.namespace(), due);
+                }
+                Verdict::Lacks(_) | Verdict::Settled => {}
+            }
         }
         let explained = record.is_some_and(|record| self.grow(world, workload, record, now));
         let due = now.tick + if explained { CONFIRM } else { WINDOW };
@@ -213,7 +221,10 @@ impl Agenda {
         self.plans.done(took, now.tick);
         self.metrics.plan_seconds.observe(took.as_secs_f64());
         self.metrics.plans.inc_by(plans.len() as u64);
-        for (namespace, desired) in plans {
+        for (namespace, mut desired) in plans {
+            if let Some(at) = desired.settles_at.take() {
+                self.plan_at(&namespace, now.tick + at.since(now.wall));
+            }
             let idle = desired == Desired::default()
                 && world
                     .sidecars(&namespace)
@@ -244,6 +255,18 @@ impl Agenda {
             }
         }
         self.metrics.ours(world.ours());
+        self.metrics.settled(self.settled(world));
+    }
+
+    /// How many workloads have settled and have their Sidecar.
+    fn settled(&self, world: &World) -> usize {
+        let there = |name: &Name| world.sidecar(name).is_some_and(|one| one.ours.is_some());
+        let of_place = |place: &Place| {
+            let settled = place.desired.settled.iter();
+            let sidecars = settled.filter_map(|workload| place.of.get(workload));
+            sidecars.filter(|name| there(name)).count()
+        };
+        self.places.values().map(of_place).sum()
     }
 
     /// A plan came to nothing.
@@ -297,6 +320,7 @@ impl Agenda {
     /// All that is to be done in a namespace. It follows whatever makes or deletes one of ours.
     fn look_at(&mut self, world: &World, state: &State, namespace: &str, now: Now) {
         self.metrics.ours(world.ours());
+        self.metrics.settled(self.settled(world));
         let Some(place) = self.places.get_mut(namespace) else {
             return;
         };

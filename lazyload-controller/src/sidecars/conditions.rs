@@ -1,4 +1,4 @@
-//! What records should say of workloads in mode `sidecar`.
+//! What records should say of workloads in mode `sidecar`, and of those that are to settle.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +9,7 @@ use crate::cluster::Fault;
 use crate::mesh::{Kind, Name, World};
 use crate::plan::{Condition, Desired, SidecarSpec};
 use crate::resource::Said;
+use crate::settle;
 
 /// What is to be said of a workload.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -18,7 +19,7 @@ pub(super) struct Wanted {
     pub(super) make: bool,
 }
 
-/// What is to be said of every workload in mode `sidecar` of a namespace.
+/// What is to be said of every workload of a namespace that is in mode `sidecar` or to settle.
 pub(super) fn wanted(
     world: &World,
     desired: &Desired,
@@ -62,6 +63,14 @@ pub(super) fn wanted(
             wanted.said.insert(said);
         }
     }
+    for workload in &desired.settled {
+        let wanted = all.entry(workload.clone()).or_default();
+        wanted.about_settling(world, workload, desired);
+    }
+    for (workload, lack) in &desired.unsettled {
+        let wanted = all.entry(workload.clone()).or_default();
+        wanted.said.insert(lack.said());
+    }
     all
 }
 
@@ -84,6 +93,23 @@ impl Wanted {
         self.said
             .insert(Said::new("SidecarWritten", false, reason, &message));
         self.make = true;
+    }
+
+    /// After all else is said of its Sidecar.
+    fn about_settling(&mut self, world: &World, workload: &Workload, desired: &Desired) {
+        let mut sidecars = desired.sidecars.iter();
+        let own = sidecars.find(|(_, spec)| spec.workloads.contains(workload));
+        let there = |name: &Name| world.sidecar(name).is_some_and(|one| one.ours.is_some());
+        let said = match own.filter(|(name, _)| there(name)) {
+            Some((name, _)) => settle::said(Ok(&name.to_string())),
+            None => {
+                let mut said = self.said.iter();
+                let not_written = said.find(|said| said.kind == "SidecarWritten" && !said.holds);
+                let why = not_written.map_or(settle::STARTING, |said| &said.reason);
+                settle::said(Err(why))
+            }
+        };
+        self.said.insert(said);
     }
 
     fn about_sidecar(&mut self, world: &World, name: &Name, spec: &SidecarSpec, queue: &Queue) {

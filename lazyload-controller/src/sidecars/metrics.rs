@@ -14,6 +14,7 @@ pub struct Metrics {
     pub leader: IntGauge,
     sidecars: IntGauge,
     filters: IntGauge,
+    settled: IntGauge,
     writes: IntCounterVec,
     /// Seconds that a plan of namespaces takes.
     pub plan_seconds: Histogram,
@@ -143,6 +144,10 @@ impl Metrics {
             leader: gauge("leader", "Whether this replica writes Sidecars")?,
             sidecars: gauge("sidecars", "Sidecars of Lazymesh")?,
             filters: gauge("envoyfilters", "EnvoyFilters of Lazymesh")?,
+            settled: gauge(
+                "settled_workloads",
+                "Workloads of mode on-demand that have settled: istiod generates what their Sidecar says",
+            )?,
             writes: counters(
                 "mesh_writes",
                 "Writes of the mode sidecar, by what became of them",
@@ -177,9 +182,13 @@ impl Metrics {
 
     /// How many Sidecars and EnvoyFilters of ours there are.
     pub fn ours(&self, (sidecars, filters): (usize, usize)) {
-        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        self.sidecars.set(count(sidecars));
-        self.filters.set(count(filters));
+        self.sidecars.set(whole(sidecars));
+        self.filters.set(whole(filters));
+    }
+
+    /// How many workloads have settled.
+    pub fn settled(&self, workloads: usize) {
+        self.settled.set(whole(workloads));
     }
 
     /// Counts a write.
@@ -210,4 +219,8 @@ impl Metrics {
             .with_label_values(&[come.as_str()])
             .observe(seconds);
     }
+}
+
+fn whole(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -40,6 +40,7 @@ impl Agenda {
                 "in_every_sidecar": place.desired.always.iter()
                     .map(|(why, count)| (format!("{why:?}"), json!(count)))
                     .collect::<serde_json::Map<_, _>>(),
+                "settled": place.desired.settled.len(),
                 "waits_for": waits,
                 "conditions": said.collect::<serde_json::Map<_, _>>(),
             });

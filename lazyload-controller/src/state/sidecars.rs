@@ -1,14 +1,15 @@
-//! What the mode `sidecar` asks of the state.
+//! What the mode `sidecar`, and settling, ask of the state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dependency_graph::{Graph, Source, Timestamp, Workload};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use super::State;
-use crate::resource::Said;
+use super::{Known, State};
+use crate::resource::{Entry, Said};
+use crate::settle::{self, Wish};
 
 impl State {
     /// Sets the ranges of services' addresses, as watchers are told.
@@ -49,6 +50,39 @@ impl State {
         inner.known.get(workload).map(|known| known.said.clone())
     }
 
+    /// What the record of a workload says of settling.
+    #[must_use]
+    pub fn wish(&self, workload: &Workload) -> Wish {
+        let inner = self.inner.lock();
+        inner.known.get(workload).map(wish).unwrap_or_default()
+    }
+
+    /// What records say of settling, of those that say anything. It looks at every one.
+    #[must_use]
+    pub fn wishes(&self) -> BTreeMap<Workload, Wish> {
+        let inner = self.inner.lock();
+        let known = inner.known.iter();
+        known
+            .map(|(workload, known)| (workload, wish(known)))
+            .filter(|(_, wish)| *wish != Wish::default())
+            .map(|(workload, wish)| (workload.clone(), wish))
+            .collect()
+    }
+
+    /// Whether just this is known of a record.
+    #[must_use]
+    pub fn knows(&self, entry: &Entry) -> bool {
+        let inner = self.inner.lock();
+        let record = inner.graph.workload(&entry.workload);
+        let known = inner.known.get(&entry.workload);
+        record.is_some_and(|record| **record == entry.record)
+            && known.is_some_and(|known| {
+                known.keeping == entry.keeping
+                    && known.said == entry.said
+                    && known.settle_after == entry.settle_after
+            })
+    }
+
     /// The workloads of a namespace whose records say something of the mode `sidecar`. It looks at every one.
     #[must_use]
     pub fn saying(&self, namespace: &str) -> Vec<Workload> {
@@ -58,5 +92,12 @@ impl State {
             .filter(|(w, known)| w.namespace() == namespace && !known.said.is_empty())
             .map(|(workload, _)| workload.clone())
             .collect()
+    }
+}
+
+fn wish(known: &Known) -> Wish {
+    Wish {
+        after: known.settle_after.clone(),
+        begun: settle::begun(&known.said),
     }
 }

@@ -39,6 +39,7 @@ fn versioned(name: &str, hosts: &[&str], revision: u64) -> Versioned {
         capped: false,
         stale: false,
         said: Default::default(),
+        settle_after: None,
         keeping: Keeping::default(),
     };
     Versioned { entry, revision }
@@ -290,4 +291,29 @@ fn a_late_answer_to_a_write_brings_back_no_deleted_record() {
     let anew = versioned("reviews", &["a.b"], 8);
     state.settle(&workload("reviews"), Some(anew), None, 9);
     assert_eq!(known(&state, "reviews"), Some(1));
+}
+
+#[test]
+fn when_it_is_to_settle_is_told_within_and_to_nobody_outside() {
+    let state = state();
+    state.set_record(versioned("a", &["x.y"], 1));
+    let (outside, within) = (state.watch(), state.watch_within());
+    let mut changed = versioned("a", &["x.y"], 2);
+    changed.entry.settle_after = Some(Ok(Duration::from_secs(60)));
+    state.set_record(changed.clone());
+    assert!(outside.told().take(10).is_empty());
+    assert_eq!(within.told().take(10), [Change::Workload(workload("a"))]);
+    assert_eq!(state.wish(&workload("a")).after, changed.entry.settle_after);
+    assert_eq!(state.wishes().len(), 1);
+    assert!(state.knows(&changed.entry));
+    // What is said of it is no reason to look at it again.
+    changed.revision = 3;
+    changed.entry.said = [crate::settle::said(Ok("shop/x"))].into();
+    assert!(!state.knows(&changed.entry));
+    state.set_record(changed);
+    assert!(within.told().take(10).is_empty());
+    assert!(state.wish(&workload("a")).begun);
+    state.set_record(versioned("a", &["x.y"], 4));
+    assert_eq!(within.told().take(10).len(), 1);
+    assert!(state.wishes().is_empty());
 }

@@ -10,6 +10,7 @@ mod folder;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,6 +26,7 @@ use super::{Error, Store, Stored};
 use crate::expiry::Verdict;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::resource::Said;
 use crate::state::State;
 
 use folder::Folder;
@@ -100,6 +102,26 @@ impl Store for File {
         };
         async move {
             let done = tokio::task::spawn_blocking(learn).await;
+            done.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
+        }
+        .boxed()
+    }
+
+    /// In records that are there: a workload that settles has one, and who reads a folder finds the rest in `/debug/sidecars`.
+    fn say<'a>(
+        &'a self,
+        workload: &'a Workload,
+        said: &'a BTreeSet<Said>,
+        _make: bool,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        let (folder, workload, said) = (self.folder.clone(), workload.clone(), said.clone());
+        let say = move || {
+            folder
+                .lock()
+                .say(&workload, &said, SystemTime::now().into())
+        };
+        async move {
+            let done = tokio::task::spawn_blocking(say).await;
             done.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
         }
         .boxed()

@@ -38,6 +38,7 @@ fn set(state: &State, name: &str, revision: u64) {
             capped: false,
             stale: false,
             said: Default::default(),
+            settle_after: None,
             keeping: Keeping::default(),
         },
         revision,

@@ -1,3 +1,5 @@
+mod wide;
+
 use dependency_graph::Graph;
 use proptest::prelude::*;
 use serde_json::json;
@@ -6,6 +8,7 @@ use super::*;
 use crate::mesh::fixture::{name, pod_of};
 use crate::plan::plan_namespace;
 use crate::plan::tests::{learned, settings, shop};
+use crate::settle::Settling;
 
 /// A moment as Kubernetes writes it.
 fn written(at: Timestamp) -> String {
@@ -22,6 +25,7 @@ struct Cluster {
     now: Timestamp,
     tick: Instant,
     made: usize,
+    settling: Settling,
 }
 
 impl Cluster {
@@ -33,11 +37,18 @@ impl Cluster {
             now: Timestamp::from_seconds(1000),
             tick: Instant::now(),
             made: 0,
+            settling: Settling::default(),
         }
     }
 
     fn todo(&mut self) -> Todo {
-        let desired = plan_namespace(&self.world, &self.graph, "shop", &settings());
+        let desired = plan_namespace(
+            &self.world,
+            &self.graph,
+            "shop",
+            &settings(),
+            &self.settling,
+        );
         let now = Now {
             wall: self.now,
             tick: self.tick,
@@ -97,7 +108,7 @@ impl Cluster {
             assert!(
                 is.given
                     .difference(&was.given)
-                    .all(|host| was.announced.contains(host))
+                    .all(|host| was.announced.contains(host) || was.announced.contains(EVERYTHING))
             );
             assert!(
                 was.given
@@ -279,7 +290,7 @@ fn the_stage_that_comes_next() {
     ];
     for (is, wanted, settled, expected) in table {
         let last = at(wanted, "");
-        let found = next(&is, &last, settled);
+        let found = next_of_step(&is, &last, settled);
         assert_eq!(found, expected, "from {is:?} to {wanted}, {settled}");
     }
 }
@@ -317,7 +328,7 @@ fn a_burst_starves_nothing() {
             }
             let settled =
                 is.announced.is_empty() || memory.announced_for(&name, &is, now) >= pace.step;
-            let stage = next(&is, &last, settled);
+            let stage = next_of_step(&is, &last, settled);
             if stage != is && landing.is_none() {
                 landing = Some((millis + write, stage));
             }
@@ -609,7 +620,7 @@ proptest! {
             }
             let before: Vec<Name> = cluster.world.sidecars("shop").map(|(name, _)| name.clone()).collect();
             cluster.step();
-            let desired = plan_namespace(&cluster.world, &cluster.graph, "shop", &settings());
+            let desired = plan_namespace(&cluster.world, &cluster.graph, "shop", &settings(), &Settling::default());
             for (at, sidecar) in cluster.world.sidecars("shop") {
                 if sidecar.ours.is_none() { continue; }
                 let filters: Vec<_> = cluster.world.filters("shop").filter_map(|(name, f)| Some((name, f.ours.as_ref()?))).collect();
@@ -626,7 +637,7 @@ proptest! {
             cluster.step();
         }
         prop_assert_eq!(cluster.todo(), Todo::default());
-        let desired = plan_namespace(&cluster.world, &cluster.graph, "shop", &settings());
+        let desired = plan_namespace(&cluster.world, &cluster.graph, "shop", &settings(), &Settling::default());
         let ours: Vec<Name> = cluster.world.sidecars("shop").filter(|(_, s)| s.ours.is_some()).map(|(n, _)| n.clone()).collect();
         prop_assert_eq!(ours, desired.sidecars.keys().cloned().collect::<Vec<_>>());
         prop_assert_eq!(cluster.world.filters("shop").count(), desired.filters.len());

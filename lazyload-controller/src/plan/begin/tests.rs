@@ -5,12 +5,13 @@ use crate::mesh::fixture::pod_of;
 use crate::mesh::{Kind, Name, World};
 use crate::plan::tests::{CART, WEB, kinds, learned, settings, shop, workload};
 use crate::plan::{Desired, plan_namespace};
+use crate::settle::Settling;
 
 /// The namespace's fallback was made then.
 const FALLBACK: &str = "2026-01-01T12:00:00Z";
 
 fn plan(world: &World, graph: &Graph) -> Desired {
-    plan_namespace(world, graph, "shop", &settings())
+    plan_namespace(world, graph, "shop", &settings(), &Settling::default())
 }
 
 fn has(desired: &Desired, sidecar: &str) -> bool {

@@ -1,3 +1,5 @@
+mod settled;
+
 use dependency_graph::{Dependency, Learned, Protocol, Source, Timestamp};
 use prometheus::Registry;
 use serde_json::json;
@@ -8,6 +10,7 @@ use crate::limits::Limits;
 use crate::mesh::fixture::name;
 use crate::plan::plan_namespace;
 use crate::plan::tests::{settings, shop, workload};
+use crate::settle::Settling;
 
 const CART: &str = "shop/lazymesh-deployment-cart";
 const STEP: Duration = Duration::from_millis(130);
@@ -86,9 +89,13 @@ impl Bench {
         let due = self.agenda.plans_due(now.tick);
         if !due.is_empty() {
             let graph = self.state.told_graph(now.wall);
-            let settings = settings();
+            let settings = self.agenda.settings().clone();
+            let settling = Settling {
+                wishes: self.state.wishes(),
+                now: now.wall,
+            };
             let plan = |namespace: String| {
-                let desired = plan_namespace(&self.world, &graph, &namespace, &settings);
+                let desired = plan_namespace(&self.world, &graph, &namespace, &settings, &settling);
                 (namespace, desired)
             };
             let plans = due.into_iter().map(plan).collect();
@@ -164,10 +171,17 @@ impl Bench {
         calls.see(&dependency, Timestamp::default(), Source::Fallback);
         let limit = Limits::default().dependencies;
         self.state.expect(&workload("cart"), &calls, limit);
+        self.tell();
+    }
+
+    /// The record of `cart` has changed.
+    fn tell(&mut self) {
         let record = self.state.view(&workload("cart"));
+        let wish = self.state.wish(&workload("cart"));
+        let known = (record.as_deref(), &wish);
         let now = self.now();
         self.agenda
-            .learned(&self.world, &workload("cart"), record.as_deref(), now);
+            .learned(&self.world, &workload("cart"), known, now);
     }
 
     fn standing(&self, host: &str) -> Standing {
@@ -280,7 +294,13 @@ fn what_is_learned_during_a_plan_is_not_taken_back_by_it() {
     let now = bench.now();
     assert_eq!(bench.agenda.plans_due(now.tick), ["shop"]);
     let graph = bench.state.told_graph(now.wall);
-    let desired = plan_namespace(&bench.world, &graph, "shop", &settings());
+    let desired = plan_namespace(
+        &bench.world,
+        &graph,
+        "shop",
+        &settings(),
+        &Settling::default(),
+    );
     bench.learn("pay.bank");
     let plans = vec![("shop".to_owned(), desired)];
     bench

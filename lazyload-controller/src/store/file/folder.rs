@@ -1,6 +1,6 @@
 //! The folder itself: what is in it, what changed in it, and how a record gets into it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -14,7 +14,9 @@ use super::documents::{self, Document};
 use crate::expiry::Verdict;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::resource::{Entry, Learning, WorkloadDependencies, learn, new_record, revise};
+use crate::resource::{
+    Entry, Learning, Said, WorkloadDependencies, conditions, learn, new_record, revise,
+};
 use crate::state::{State, Versioned};
 use crate::store::{Error, Stored};
 
@@ -114,7 +116,7 @@ impl Folder {
         Ok(())
     }
 
-    fn list(&self) -> Result<Vec<PathBuf>, Error> {
+    pub(super) fn list(&self) -> Result<Vec<PathBuf>, Error> {
         let fault = |e: std::io::Error| Error::Folder {
             path: self.path.clone(),
             reason: e.to_string(),
@@ -189,10 +191,7 @@ impl Folder {
                 }
                 Known::Record(entry) => {
                     let first = workloads.insert(entry.workload.clone());
-                    let known = state.record(&entry.workload);
-                    let changed = known.is_none_or(|known| *known != entry.record)
-                        || state.keeping(&entry.workload).as_ref() != Some(&entry.keeping);
-                    if first && changed {
+                    if first && !state.knows(entry) {
                         self.revision += 1;
                         let entry = (**entry).clone();
                         state.set_record(Versioned {
@@ -251,6 +250,21 @@ impl Folder {
         let learning = revise(&resource, verdict, limits, now)?;
         self.write(&path, (&text, index), resource, learning)
             .map(Some)
+    }
+
+    /// Writes what is said of a workload into its record, as it is in its file at this moment. None is made for it.
+    pub(super) fn say(
+        &mut self,
+        workload: &Workload,
+        said: &BTreeSet<Said>,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let Some((path, text, index, resource)) = self.find(workload)? else {
+            return Ok(());
+        };
+        let learning = conditions::say(&resource, said, now)?;
+        self.write(&path, (&text, index), resource, learning)?;
+        Ok(())
     }
 
     /// Writes a record in place of the document `index` of a file's text, if there is something to write.

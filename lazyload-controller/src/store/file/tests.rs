@@ -226,3 +226,24 @@ fn a_document_broken_by_hand_keeps_its_last_good_state() {
     assert!(state.record(&workload("reviews")).is_none());
     assert_eq!(state.namespace("shop").mode, None);
 }
+
+#[test]
+fn what_is_said_is_kept_where_there_is_a_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Folder::open(folder.path().to_owned(), metrics()).unwrap();
+    let said: BTreeSet<Said> = [crate::settle::said(Ok("shop/x"))].into();
+    let mut first = open();
+    let now = Timestamp::from_seconds(9);
+    first.say(&workload("cart"), &said, now).unwrap();
+    assert_eq!(first.list().unwrap().len(), 0);
+    learn(&mut first, "cart", "a.shop").unwrap();
+    let state = State::new(metrics());
+    first.look(&state).unwrap();
+    first.say(&workload("cart"), &said, now).unwrap();
+    first.look(&state).unwrap();
+    assert_eq!(state.said(&workload("cart")), Some(said.clone()));
+    drop(first);
+    let anew = State::new(metrics());
+    open().look(&anew).unwrap();
+    assert!(anew.wish(&workload("cart")).begun);
+}
