@@ -8,6 +8,7 @@
 
 mod clusters;
 mod connections;
+mod earlier;
 mod ledger;
 mod listeners;
 mod named;
@@ -16,7 +17,7 @@ mod stand_ins;
 
 use crate::admitted::Admitted;
 use crate::ads::{self, DeltaRequest, DeltaResponse};
-use crate::cluster::ServicePort;
+use crate::cluster::{OutboundName, ServicePort};
 use crate::listener::OnDemandConfig;
 use crate::references::{self, Found};
 use crate::store::{Store, Version};
@@ -160,6 +161,8 @@ pub struct Session {
     services_due: BTreeSet<ServicePort>,
     /// Services were admitted whose virtual hosts the proxy may lack.
     routes_due: bool,
+    /// What calls fall back to: nobody learns that.
+    fallbacks: BTreeSet<ServicePort>,
     /// EDS names of clusters that were given because something refers to them, and are not answered.
     awaited: HashSet<Box<str>>,
     /// Responses that refer to clusters whose endpoints are awaited, and what must not overtake them.
@@ -204,6 +207,7 @@ impl Session {
             singles: Listeners::default(),
             services_due: BTreeSet::new(),
             routes_due: false,
+            fallbacks: BTreeSet::new(),
             awaited: HashSet::new(),
             held_back: Vec::new(),
             cannot_ask: None,
@@ -329,7 +333,7 @@ impl Session {
             new = true;
         }
         for name in &found.names {
-            if let Some(name) = crate::cluster::OutboundName::parse(name) {
+            if let Some(name) = OutboundName::parse(name) {
                 new |= !self.admitted.contains(&name) && self.admitted.insert(name.service_port());
             }
         }
@@ -337,6 +341,23 @@ impl Session {
             self.give_admitted();
             self.await_endpoints(found);
         }
+    }
+
+    /// Gives what calls fall back to before it is asked for.
+    fn give_fallbacks(&mut self, names: Vec<String>) {
+        let names = names.iter().filter_map(|name| OutboundName::parse(name));
+        let mut new = false;
+        for service in names.map(|name| name.service_port()) {
+            new |= self.admitted.insert(service.clone());
+            self.fallbacks.insert(service);
+        }
+        if new {
+            self.give_admitted();
+        }
+    }
+
+    fn waits_for_endpoints(&self) -> bool {
+        !self.awaited.is_empty()
     }
 
     /// What refers to a cluster waits for its endpoints: Envoy refuses a listener whose access log

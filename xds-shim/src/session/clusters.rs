@@ -218,6 +218,9 @@ impl Session {
 
     /// Says what was asked for, and how the proxy is going to speak to it.
     fn report(&mut self, (name, service, now): &(Box<str>, ServicePort, bool)) {
+        if self.fallbacks.contains(service) {
+            return;
+        }
         let protocol = self.protocol_of(name, service);
         let service = service.clone();
         self.out.push(Output::Asked(Ask {

@@ -5,6 +5,7 @@
 //! [`crate::stand_in::tcp`].
 
 use super::Session;
+use super::earlier::Earlier;
 use crate::cluster::ServicePort;
 use crate::listener::{self, OnDemandConfig};
 use crate::stand_in::tcp::{Asked, Connections, Destination, Kind, Single, Way, inside};
@@ -13,6 +14,7 @@ use crate::store::{Store, Stored};
 use crate::wire;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// How many copies of listeners a proxy is given: each stays as long as it runs. With so many, all such
 /// listeners are given.
@@ -41,6 +43,17 @@ pub(super) struct Listeners {
     copies: usize,
     /// Where connections went that asked for a name of ours: Envoy does not ask again.
     asked: BTreeSet<Destination>,
+    /// Listeners that were held, or could be, until a moment ago.
+    gone: Earlier<Destination, Held>,
+}
+
+/// A listener that a connection asks for.
+#[derive(Debug, Clone)]
+struct Held {
+    single: Arc<Single>,
+    /// As istiod sent it, made to ask on demand.
+    listener: Arc<Stored>,
+    routes: BTreeSet<String>,
 }
 
 impl Listeners {
@@ -63,11 +76,28 @@ impl Listeners {
         self.connections.put(name, kind);
     }
 
-    /// A listener went.
-    pub(super) fn remove(&mut self, name: &str) {
-        self.connections.remove(name);
+    /// A listener went, which was this.
+    pub(super) fn remove(&mut self, name: &str, was: Option<Arc<Stored>>) {
         self.ranks.remove(name);
-        self.routes.remove(name);
+        let routes = self.routes.remove(name).unwrap_or_default();
+        if let (Some(single), Some(listener)) = (self.connections.remove(name), was) {
+            let held = Held {
+                listener,
+                routes,
+                single,
+            };
+            self.gone.was(held.single.destination, held);
+        }
+    }
+
+    /// The clusters that connections fall back to which no listener takes.
+    pub(super) fn fallbacks(&self) -> impl Iterator<Item = &str> {
+        self.connections.fallbacks()
+    }
+
+    /// Forgets listeners that went long ago.
+    pub(super) fn tidy(&mut self, now: Instant) {
+        self.gone.tidy(now);
     }
 
     /// All listeners of a push came: puts together those that lead connections of others.
@@ -180,8 +210,32 @@ impl Session {
         if self.listeners.is_open() {
             self.singles.asked.insert(asked.destination);
         }
-        let single = self.singles.connections.find(asked)?;
-        Some(single.service.clone())
+        Some(self.held_for(asked)?.single.service.clone())
+    }
+
+    /// The listener for what was asked for: one that there is. Where what no listener takes falls back, also one that was there
+    /// until a moment ago and whose service is still there: no copy of a cluster falls back.
+    fn held_for(&self, asked: &Asked) -> Option<Held> {
+        if let Some(single) = self.singles.connections.find(asked) {
+            let routes = self.singles.routes.get(&single.listener);
+            return Some(Held {
+                single: Arc::clone(single),
+                listener: Arc::clone(self.listeners.get(&single.listener)?),
+                routes: routes.cloned().unwrap_or_default(),
+            });
+        }
+        let connections = &self.singles.connections;
+        let falls_back = connections.rest(&asked.destination).is_none();
+        let answers = |held: &&Held| {
+            let mut routes = held.routes.iter().map(String::as_str);
+            falls_back
+                && held.single.can(asked.way)
+                && self.clusters.get(&held.single.service.cluster()).is_some()
+                // istiod may not know them any more: they are not asked for anew.
+                && (asked.way == Way::Cluster || routes.all(|r| self.routes.watched.contains(r)))
+        };
+        let mut gone = self.singles.gone.of(&asked.destination);
+        gone.find(answers).cloned()
     }
 
     /// What a connection is answered with; `None` while that is not known.
@@ -189,15 +243,12 @@ impl Session {
         if !self.listeners.is_open() {
             return None;
         }
-        let single = self.singles.connections.find(asked);
-        let cluster = match single {
-            Some(single) if asked.way == Way::Inside => {
-                let (listener, service) = (single.listener.clone(), single.service.clone());
-                return self.lead_inside(name, &listener, service);
-            }
-            Some(single) => single.plain.as_ref().map(|plain| &*plain.cluster),
-            // It has gone meanwhile: as any connection that no listener takes.
-            None => self.singles.connections.rest(),
+        let held = self.held_for(asked);
+        let cluster = match &held {
+            Some(held) if asked.way == Way::Inside => return self.lead_inside(name, held),
+            Some(held) => held.single.plain.as_ref().map(|plain| &*plain.cluster),
+            // It has gone meanwhile: as any connection that no listener takes. One that falls back now is closed.
+            None => self.singles.connections.rest(&asked.destination),
         };
         let source = cluster.and_then(|c| self.clusters.get(c));
         let copy = source.map(|s| stand_in::copy_cluster(&s.raw, name));
@@ -209,22 +260,19 @@ impl Session {
 
     /// Gives a copy of a listener with its routes behind it, once they are there, and returns the cluster that
     /// leads to it.
-    fn lead_inside(
-        &mut self,
-        name: &str,
-        listener: &str,
-        service: ServicePort,
-    ) -> Option<Arc<Stored>> {
-        let routes = self.singles.routes.get(listener).cloned();
-        let routes = routes.unwrap_or_default();
+    fn lead_inside(&mut self, name: &str, held: &Held) -> Option<Arc<Stored>> {
+        let routes = &held.routes;
         // Without its routes it would warm, for ever if its service goes meanwhile.
-        if !self.have_routes(&routes) {
+        if !self.have_routes(routes) {
+            return None;
+        }
+        // It would wait for endpoints, and the cluster that leads to it would not.
+        if self.waits_for_endpoints() {
             return None;
         }
         // One that is there has connections, which a change would end.
         if !self.listeners.proxy.contains_key(name) {
-            let stored = Arc::clone(self.listeners.get(listener)?);
-            let Ok(copy) = inside::copy(&stored.raw, name) else {
+            let Ok(copy) = inside::copy(&held.listener.raw, name) else {
                 return Some(self.stand_in(name));
             };
             let copy = self.store.keep(name, &copy);
@@ -235,7 +283,7 @@ impl Session {
             self.routes.owed.extend(owed);
         }
         self.give_routes(|name, _| routes.contains(name));
-        self.give_clusters_of(&BTreeSet::from([service]));
+        self.give_clusters_of(&BTreeSet::from([held.single.service.clone()]));
         Some(self.store.keep(name, &inside::cluster(name)))
     }
 

@@ -34,10 +34,13 @@ impl Session {
             routes.push((&resource.name, self.take_listener(resource)));
         }
         for name in &response.removed {
+            let was = self.listeners.get(name).cloned();
             self.listeners.remove(name.as_str());
-            self.singles.remove(name);
+            self.singles.remove(name, was);
         }
         self.singles.settle(&self.config, &self.store);
+        let fallbacks = self.singles.fallbacks().map(str::to_owned).collect();
+        self.give_fallbacks(fallbacks);
         let given = routes.into_iter().filter(|(name, _)| {
             let stored = self.listeners.get(name);
             stored.is_some_and(|s| self.gives_listener(s))

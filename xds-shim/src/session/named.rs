@@ -16,6 +16,10 @@ impl Session {
         ledger: fn(&mut Self) -> &mut Ledger,
     ) {
         self.settle(request, ledger);
+        if ledger(self).type_url == ads::RDS {
+            let gone = self.routes_of(request.unsubscribe.iter());
+            self.stand_ins.were(gone);
+        }
         // A name the proxy holds from an earlier stream need not be answered; one it asks for anew
         // must be, even if it was sent on this stream already: it may have come too early. It has
         // not where Envoy is past its start: then it takes endpoints behind their cluster as if it
@@ -64,11 +68,25 @@ impl Session {
         self.give_or_acknowledge(&came, response, |s| &mut s.endpoints);
         let names = response.resources.iter().map(|r| &r.name);
         self.release(names.chain(&response.removed));
+        // Some answers lead through listeners that waited for these.
+        self.answer_requests();
     }
 
     /// Routes from istiod. What they mirror to is given before them.
     pub(super) fn routes_came(&mut self, response: &DeltaResponse) {
+        let names = response.resources.iter().map(|r| &r.name);
+        let before = self.routes_of(names.chain(&response.removed));
         let came = self.take_in(response, |s| &mut s.routes);
+        let other = |old: &Arc<Stored>| {
+            let now = self.routes.get(&old.name);
+            now.is_none_or(|now| now.version != old.version)
+        };
+        let before = before.into_iter().filter(other).collect();
+        self.stand_ins.were(before);
+        let fallbacks = came
+            .iter()
+            .filter_map(|s| s.routes()?.fallback().map(str::to_owned));
+        self.give_fallbacks(fallbacks.collect());
         for stored in &came {
             let found = self.referenced_by_routes(stored);
             self.keep_referenced(&found);
@@ -79,6 +97,14 @@ impl Session {
         self.give_or_acknowledge(&came, response, |s| &mut s.routes);
         self.give_virtual_hosts(&placed.services);
         self.answer_requests();
+    }
+
+    /// Those of these route configurations that there are.
+    fn routes_of<'a>(&self, names: impl Iterator<Item = &'a String>) -> Vec<Arc<Stored>> {
+        names
+            .filter_map(|name| self.routes.get(name))
+            .cloned()
+            .collect()
     }
 
     fn referenced_by_routes(&self, stored: &Stored) -> Found {

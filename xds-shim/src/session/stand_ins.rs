@@ -6,6 +6,7 @@
 //! rest. So no route leads to the copy any longer, and it goes after a while; what runs on it then goes
 //! on to its end (tried: docs/facts.md).
 
+use super::earlier::Earlier;
 use super::{Ask, Output, Session};
 use crate::ads::{DeltaRequest, RDS};
 use crate::cluster::{self, OutboundName, ServicePort};
@@ -39,6 +40,8 @@ pub(super) struct StandIns {
     whole: BTreeSet<String>,
     /// Copies to which no route leads any longer, and since when.
     idle: HashMap<Box<str>, Instant>,
+    /// What route configurations were until a moment ago.
+    earlier: Earlier<Box<str>, Arc<Stored>>,
 }
 
 #[derive(Debug)]
@@ -73,6 +76,13 @@ struct Current {
 }
 
 impl StandIns {
+    /// These route configurations were so until now.
+    pub(super) fn were(&mut self, routes: Vec<Arc<Stored>>) {
+        for stored in routes {
+            self.earlier.was(stored.name.clone(), stored);
+        }
+    }
+
     /// Notes a host that is nobody's; whether that is new. One that cannot be written as a domain, or one too
     /// many, ends the wildcards.
     fn nobodys(&mut self, routes: &str, host: Box<str>) -> bool {
@@ -211,12 +221,14 @@ impl Session {
             let Some(Name::Request { routes, authority }) = Name::parse(name) else {
                 continue;
             };
-            let Some(stored) = self
-                .routes
-                .get(routes)
-                .filter(|_| which(name, routes))
-                .cloned()
-            else {
+            if !which(name, routes) {
+                continue;
+            }
+            let stored = match request.answered {
+                true => self.routes.get(routes).cloned(),
+                false => self.routes_for(routes, authority),
+            };
+            let Some(stored) = stored else {
                 continue;
             };
             match stored.routes().map(|r| (r.meaning(authority), r)) {
@@ -249,7 +261,7 @@ impl Session {
 
     /// What a request is answered with; `None` while its routes are not known.
     fn answer_request(&self, name: &str, routes: &str, authority: &str) -> Option<Arc<Stored>> {
-        let Some(stored) = self.routes.get(routes) else {
+        let Some(stored) = self.routes_for(routes, authority) else {
             return self.is_abandoned(routes).then(|| self.stand_in(name));
         };
         let copy = match stored.routes().map(|r| r.meaning(authority)) {
@@ -269,6 +281,22 @@ impl Session {
             // As without us: a route to a cluster that is not there.
             _ => self.stand_in(name),
         })
+    }
+
+    /// The route configuration that says what a request is answered with: the one there is, unless no copy of a cluster does
+    /// what that says, but one would do what it said when the request was held. `None` while it is not known.
+    fn routes_for(&self, routes: &str, authority: &str) -> Option<Arc<Stored>> {
+        let answers = |stored: &&Arc<Stored>| match stored.routes().map(|r| r.meaning(authority)) {
+            Some(Meaning::Service { cluster, .. } | Meaning::Nobody(cluster)) => {
+                self.clusters.get(cluster).is_some()
+            }
+            _ => false,
+        };
+        let all = || {
+            let now = self.routes.get(routes);
+            now.into_iter().chain(self.stand_ins.earlier.of(routes))
+        };
+        all().find(answers).or_else(|| all().next()).cloned()
     }
 
     fn bound_requests(&mut self) {
@@ -376,6 +404,8 @@ impl Session {
     /// Removes copies that nothing leads to for a while. To be called now and then.
     pub fn tidy(&mut self, now: Instant) -> Vec<Output> {
         self.give_services_due();
+        self.stand_ins.earlier.tidy(now);
+        self.singles.tidy(now);
         let copies = self
             .clusters
             .proxy

@@ -19,6 +19,7 @@ mod keeping;
 mod model;
 mod on_demand;
 mod reconnect;
+mod settling;
 mod stand_ins;
 
 const A: &str = "outbound|80||a.shop.svc.cluster.local";

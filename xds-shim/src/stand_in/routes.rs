@@ -7,6 +7,9 @@
 //! to the configuration's last virtual host (`*`) by name, as soon as it is asked for. Its cluster is
 //! picked by a header that the listener writes ([`super::header_value`]).
 //!
+//! Where what no virtual host takes falls back by a route of its own, to be told from the rest by more than the
+//! name, there are no wildcards: every name is written out, and one that is left to the last virtual host never asks.
+//!
 //! Nothing is decoded and encoded again: records are left out, copied and added on the wire. Field
 //! numbers: envoy/config/route/v3/route.proto and route_components.proto.
 
@@ -17,6 +20,7 @@ use super::domains::{Domain, Domains, host_of};
 use crate::cluster::{OutboundName, payload};
 use crate::wire::{self, Error};
 use dependency_graph::cover::{Cover, Pattern};
+use dependency_graph::fallback::FALLBACK_ROUTE;
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -41,6 +45,8 @@ pub struct Routes {
     rest: Option<u32>,
     /// The cluster that one routes everything to, if that is all it does.
     rest_cluster: Option<Box<str>>,
+    /// The cluster that one leads what falls back to.
+    fallback: Option<Box<str>>,
     by_cluster: HashMap<Box<str>, u32>,
     ignores_port: bool,
 }
@@ -122,6 +128,7 @@ impl Routes {
             wildcards: BTreeSet::new(),
             rest: None,
             rest_cluster: None,
+            fallback: None,
             by_cluster: HashMap::new(),
             ignores_port: wire::varint(config, 14)? != 0,
         };
@@ -149,6 +156,7 @@ impl Routes {
             if Domain::parse(domain) == Domain::Rest {
                 self.rest = Some(index);
                 self.rest_cluster = template::only_cluster(host)?.map(Box::from);
+                self.fallback = template::cluster_by(host, FALLBACK_ROUTE)?.map(Box::from);
             }
         }
         let mut plain = None;
@@ -260,6 +268,11 @@ impl Routes {
     /// An authority as it is compared with domains.
     pub fn host(&self, authority: &str) -> String {
         host_of(authority, self.ignores_port)
+    }
+
+    /// The cluster that requests fall back to which no virtual host takes, where there is such a thing.
+    pub fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
     }
 
     /// Whether this cluster's virtual host is one that can be held.

@@ -19,6 +19,9 @@
 //! change while they are in use, and the matcher has all such listeners, given or not: a connection to
 //! one that is given never comes to `virtualOutbound`.
 //!
+//! A chain of istiod's may take ranges of addresses: so does the fallback of a workload that has settled. It takes what ours
+//! do not.
+//!
 //! Field numbers: envoy/config/listener/v3/listener.proto and listener_components.proto.
 
 mod form;
@@ -150,6 +153,16 @@ pub struct Single {
     pub sniffs: Option<Sniffs>,
 }
 
+impl Single {
+    /// Whether connections to it can go on in this way.
+    pub fn can(&self, way: Way) -> bool {
+        match way {
+            Way::Cluster => self.plain.is_some(),
+            Way::Inside => self.inside,
+        }
+    }
+}
+
 /// What is particular about a plain listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plain {
@@ -268,15 +281,13 @@ impl Connections {
         free.insert(single);
     }
 
-    /// A listener went.
-    pub fn remove(&mut self, name: &str) {
+    /// A listener went; what it was, if it could be held.
+    pub fn remove(&mut self, name: &str) -> Option<Arc<Single>> {
         self.wildcards.remove(name);
         if self.outer.as_ref().is_some_and(|(n, _)| **n == *name) {
             self.outer = None;
         }
-        let Some(destination) = self.destinations.remove(name) else {
-            return;
-        };
+        let destination = self.destinations.remove(name)?;
         let gone = self.singles.remove(&destination);
         if let Some(plain) = gone.as_ref().and_then(|single| single.plain.as_ref()) {
             for members in &mut self.forms {
@@ -284,6 +295,7 @@ impl Connections {
             }
             self.forms.retain(|members| members.count > 0);
         }
+        gone
     }
 
     /// Decides which forms have a chain. To be called after the last of a push's listeners, and before
@@ -365,18 +377,22 @@ impl Connections {
     /// The listener for what was asked for, if it can be answered in the way that is asked for. `None`:
     /// it has gone meanwhile, and the connection is one like all that no listener takes, see
     /// [`Self::rest`].
-    pub fn find(&self, asked: &Asked) -> Option<&Single> {
-        let single = self.singles.get(&asked.destination)?;
-        let can = match asked.way {
-            Way::Cluster => single.plain.is_some(),
-            Way::Inside => single.inside,
-        };
-        can.then_some(&**single)
+    pub fn find(&self, asked: &Asked) -> Option<&Arc<Single>> {
+        let single = self.singles.get(&asked.destination);
+        single.filter(|single| single.can(asked.way))
     }
 
-    /// The cluster that a connection no listener takes is led to; `None` if that is not one cluster.
-    pub fn rest(&self) -> Option<&str> {
-        self.outer.as_ref().and_then(|(_, outer)| outer.rest())
+    /// The cluster that a connection no listener takes is led to; `None` if that is not one cluster, or more is done
+    /// with it than to lead it there.
+    pub fn rest(&self, to: &Destination) -> Option<&str> {
+        let (_, outer) = self.outer.as_ref()?;
+        outer.rest(to.address)
+    }
+
+    /// The clusters that connections fall back to which no listener takes.
+    pub fn fallbacks(&self) -> impl Iterator<Item = &str> {
+        let outer = self.outer.iter();
+        outer.flat_map(|(_, outer)| outer.fallbacks())
     }
 
     /// `virtualOutbound` with what stands for listeners, an encoded `Resource`, and its name. `None`:

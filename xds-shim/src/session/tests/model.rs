@@ -8,14 +8,14 @@ use crate::stand_in::Name;
 use crate::stand_in::tcp::Destination;
 use envoy::{Envoy, Slot, eds_of};
 use find::{Call, End};
-use mesh::{Istiod, Mesh, SLOTS, Service};
+use mesh::{FALLBACKS, Istiod, Mesh, SLOTS, Service, Settled};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::time::Instant;
 
 mod envoy;
 mod find;
-mod mesh;
+pub(super) mod mesh;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -34,6 +34,10 @@ enum Step {
     Connect(u8, u16),
     /// Others of the workload use a service.
     Admit(u8),
+    /// The workload settles, a step on or back; the controller waits before each until all have the one before.
+    Settles(bool),
+    /// Its Sidecar grows with what was learned.
+    Grows,
     Tidy(u8),
     /// The proxy refuses the next response of a type.
     Refuse(&'static str),
@@ -68,6 +72,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..=SLOTS, 0..4_u8).prop_map(|(s, f)| Step::Request(s, f)),
         3 => (0..=SLOTS, prop::sample::select(vec![80, 3306])).prop_map(|(s, p)| Step::Connect(s, p)),
         1 => slot().prop_map(Step::Admit),
+        2 => prop::sample::select(vec![true, true, false]).prop_map(Step::Settles),
+        1 => Just(Step::Grows),
         1 => (0..40_u8).prop_map(Step::Tidy),
         1 => prop::sample::select(vec![ads::CDS, ads::EDS, ads::LDS]).prop_map(Step::Refuse),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(same, knows)| Step::Reconnect { same, knows }),
@@ -89,6 +95,8 @@ struct World {
     now: Instant,
     /// How long something may be on its way by now.
     on_the_way: Duration,
+    /// Whether the stream is another one since all was settled last: what the proxy has is not known then.
+    reconnected: bool,
 }
 
 /// How long Envoy holds a call.
@@ -151,6 +159,8 @@ impl World {
     fn new(services: [Service; SLOTS as usize]) -> Self {
         let mesh = Mesh {
             services,
+            settled: Settled::No,
+            given: Default::default(),
             clusters: Default::default(),
             endpoints: Default::default(),
         };
@@ -167,6 +177,7 @@ impl World {
             learned: BTreeSet::new(),
             now: Instant::now(),
             on_the_way: Duration::ZERO,
+            reconnected: false,
         };
         world.envoy.connects();
         world
@@ -181,10 +192,41 @@ impl World {
             match output {
                 Output::ToProxy(raw) => self.for_proxy.push_back(raw),
                 Output::ToIstiod(raw) => self.for_istiod.push_back(raw),
-                Output::Asked(ask) => _ = self.learned.insert(ask.service),
+                Output::Asked(ask) => self.learns(ask.service),
                 Output::Nack(..) => {}
             }
         }
+    }
+
+    fn learns(&mut self, service: ServicePort) {
+        assert!(
+            !FALLBACKS.contains(&&*service.cluster()),
+            "{service} is what calls fall back to"
+        );
+        self.learned.insert(service);
+    }
+
+    /// The controller takes a step: what is learned by then is given.
+    fn settles_more(&mut self, on: bool) {
+        self.settles();
+        self.mesh.settled = match (self.mesh.settled, on) {
+            (Settled::No, true) | (Settled::Wide | Settled::Yes, false) => Settled::Fallback,
+            (Settled::Fallback, true) => Settled::Wide,
+            (Settled::Wide | Settled::Yes, true) => Settled::Yes,
+            (Settled::No | Settled::Fallback, false) => Settled::No,
+        };
+        self.grows();
+    }
+
+    /// What is learned is given, and the graph tells of it.
+    fn grows(&mut self) {
+        for slot in 0..SLOTS {
+            let service = self.mesh.service_port(slot);
+            self.mesh.given[usize::from(slot)] |= self.learned.contains(&service);
+        }
+        self.changes();
+        let outputs = self.session.admit(self.learned.clone());
+        self.takes(outputs);
     }
 
     fn proxy_hears(&mut self) -> bool {
@@ -257,6 +299,7 @@ impl World {
         self.istiod = Istiod::new(&self.mesh);
         self.for_proxy.clear();
         self.for_istiod.clear();
+        self.reconnected = true;
         self.envoy.connects();
     }
 
@@ -292,6 +335,8 @@ impl World {
                 let outputs = self.session.admit([service]);
                 self.takes(outputs);
             }
+            Step::Settles(on) => self.settles_more(on),
+            Step::Grows => self.grows(),
             Step::Tidy(seconds) => self.tidies(seconds),
             Step::Refuse(type_url) => self.envoy.refuses = Some(type_url),
             Step::Reconnect { same, knows } => self.reconnects(same, knows),
@@ -311,6 +356,7 @@ impl World {
     fn tidies(&mut self, seconds: u8) {
         self.on_the_way += Duration::from_secs(seconds.into());
         if self.on_the_way >= HOLDS {
+            self.istiod.push(&self.mesh, false);
             self.flows();
         }
         self.now += Duration::from_secs(seconds.into());
@@ -323,19 +369,41 @@ impl World {
         for (call, end) in std::mem::take(&mut self.envoy.ended) {
             let mut led: Vec<_> = self.history.iter().map(|m| plain(m).leads(&call)).collect();
             led.dedup();
-            // While config is on its way, without us a call may fail or leave the mesh as well.
-            let changes = led.len() > 1
-                || self
-                    .history
-                    .iter()
-                    .any(|m| m.services != self.mesh.services);
+            let services = |m: &Mesh| m.services != self.mesh.services;
+            let settles = self.history.iter().any(|m| m.settled != self.mesh.settled);
+            // While config is on its way, without us a call may fail or leave the mesh as well. Not so while a
+            // workload settles, but for what has to be sniffed: its routes are gone with its listener. Nor what the stream
+            // before this one knew.
+            let changes = (led.len() > 1 && (!settles || self.reconnected))
+                || self.is_sniffed(&call)
+                || self.history.iter().any(services);
             let amiss =
                 matches!(&end, End::Failed(_)) || matches!(&end, End::At(to, _) if to == SPECIAL);
+            if let End::At(to, _) = &end
+                && FALLBACKS.contains(&&**to)
+                && self.mesh.exists(call.slot)
+            {
+                // It comes to the global proxy, which tells of it.
+                self.learns(self.mesh.service_port(call.slot));
+            }
+            // By its cluster as that is now, also where nothing leads there any more.
+            let there =
+                |one: &End| matches!((one, &end), (End::At(one, _), End::At(to, _)) if one == to);
+            // What falls back by its listener may by its address, while the listener is not there yet.
+            let falls_back =
+                |one: &End| matches!(one, End::At(to, _) if FALLBACKS.contains(&&**to));
+            let either = falls_back(&end) && led.iter().any(falls_back);
+            let earlier = settles && (led.iter().any(there) || either);
             assert!(
-                led.contains(&end) || changes && amiss,
+                led.contains(&end) || earlier || changes && amiss,
                 "{call:?} ended at {end:?}, not at {led:?}"
             );
         }
+    }
+
+    fn is_sniffed(&self, call: &Call) -> bool {
+        let mut all = self.history.iter();
+        self.mesh.settled != Settled::No && all.any(|mesh| mesh.sniffs(call.slot))
     }
 
     /// Everything that is on its way arrives, and then all is well.
@@ -346,6 +414,7 @@ impl World {
         self.tidies(1);
         self.flows();
         self.history = vec![self.mesh.clone()];
+        self.reconnected = false;
         assert!(
             self.istiod.open.is_empty(),
             "not acknowledged: {:?}",
@@ -551,6 +620,26 @@ fn what_answered_for_routes_that_are_gone_goes_too() {
         },
     ];
     run([Absent, Http, Http, Absent], &steps);
+}
+
+/// The routes by which a request was held were given up before anybody knew them.
+#[test]
+fn a_request_whose_routes_are_gone_is_answered() {
+    use Service::{Absent, Http, Tcp};
+    let steps = [
+        Step::Settle,
+        Step::Becomes(0, Tcp),
+        Step::Reconnect {
+            same: false,
+            knows: false,
+        },
+        Step::Becomes(3, Tcp),
+        Step::Request(0, 0),
+        Step::ProxyIsHeard(1),
+        Step::ProxyIsHeard(3),
+        Step::Connect(0, 80),
+    ];
+    run([Http, Absent, Absent, Http], &steps);
 }
 
 /// A failure is made small within a minute.

@@ -143,3 +143,16 @@ pub(super) fn only_cluster(host: &[u8]) -> Result<Option<&str>, Error> {
     let everything = all && wire::string(matches, 1)? == "/";
     Ok((everything && !cluster.is_empty()).then_some(cluster))
 }
+
+/// The cluster that a virtual host's route of this name goes to. Route: name = 14.
+pub(super) fn cluster_by<'a>(host: &'a [u8], name: &str) -> Result<Option<&'a str>, Error> {
+    for route in wire::each(host, 3) {
+        let route = route?;
+        if wire::string(route, 14)? == name {
+            let action = wire::last(route, 2)?.unwrap_or_default();
+            let cluster = wire::string(action, 1)?;
+            return Ok((!cluster.is_empty()).then_some(cluster));
+        }
+    }
+    Ok(None)
+}

@@ -9,6 +9,7 @@ use prost::Message;
 use rds::route::Action;
 use rds::route_action::ClusterSpecifier;
 
+mod fallback;
 mod random;
 
 fn to(cluster: &str) -> rds::Route {

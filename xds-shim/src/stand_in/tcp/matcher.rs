@@ -70,7 +70,7 @@ impl<'a> Table<'a> {
         let ports = self.ports.iter().map(|(port, then)| {
             let then = match then {
                 Port::Whole(name) => chain(name),
-                Port::Addresses(by_chain) => message(1, &by_address(by_chain, &self.rest)),
+                Port::Addresses(by_chain) => further(&by_address(by_chain, &self.rest)),
             };
             (port.to_string(), then)
         });
@@ -128,6 +128,11 @@ fn exactly(input: (&str, &str), entries: impl Iterator<Item = (String, Vec<u8>)>
     let mut tree = message(1, &extension(input, &[]));
     wire::put_bytes(&mut tree, 2, &map);
     message(2, &tree)
+}
+
+/// An encoded `Matcher.OnMatch` with another matcher: matcher = 1.
+pub(super) fn further(matcher: &[u8]) -> Vec<u8> {
+    message(1, matcher)
 }
 
 /// An encoded `Matcher.OnMatch` with an action: action = 2, a chain's name as a StringValue.

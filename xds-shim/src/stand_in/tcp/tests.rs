@@ -9,6 +9,7 @@ use crate::envoy::google::protobuf::{Any, BoolValue, Duration as ProtoDuration, 
 use crate::envoy::service::discovery::v3::Resource;
 use prost::Message;
 
+mod fallback;
 mod istiods;
 mod made;
 pub(crate) mod matching;
@@ -418,8 +419,8 @@ fn a_chain_stays_as_it_is_while_there_is_one_of_its_form() {
     for step in 0..4 {
         match step {
             0 => connections.put("c", kind(&c)),
-            1 => connections.remove("b"),
-            2 => connections.remove("c"),
+            1 => _ = connections.remove("b"),
+            2 => _ = connections.remove("c"),
             _ => connections.put(&a.name, kind(&a)),
         }
         connections.settle();

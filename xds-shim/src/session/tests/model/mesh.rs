@@ -39,15 +39,36 @@ impl Service {
     }
 }
 
+/// How far a workload has come that settles: what istiod makes of the controller's writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// Not at all.
+    #[default]
+    No,
+    /// Its fallback is there beside the whole mesh.
+    Fallback,
+    /// A Sidecar gives what was learned, and the clusters of the whole mesh beside it.
+    Wide,
+    /// A Sidecar gives what was learned.
+    Yes,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mesh {
     pub(super) services: [Service; SLOTS as usize],
+    pub(super) settled: Settled,
+    /// What the Sidecar gives.
+    pub(super) given: [bool; SLOTS as usize],
     /// Changes of clusters and of endpoints.
     pub(super) clusters: [u32; SLOTS as usize],
     pub(super) endpoints: [u32; SLOTS as usize],
 }
 
 pub(super) type Resources = BTreeMap<String, pb::Resource>;
+
+/// The clusters that calls fall back to: for requests and for connections.
+pub(in crate::session::tests) const FALLBACKS: [&str; 2] =
+    ["outbound|80||proxy.sys", "outbound|15009||proxy.sys"];
 
 pub(super) fn host(slot: u8) -> String {
     format!("s{slot}.shop.svc.cluster.local")
@@ -64,9 +85,36 @@ impl Mesh {
             .filter(|(_, s)| *s != Service::Absent)
     }
 
+    /// Those that calls lead to, and not to the fallback.
+    fn visible(&self) -> impl Iterator<Item = (u8, Service)> {
+        self.all().filter(|(slot, _)| self.gives(*slot))
+    }
+
+    fn gives(&self, slot: u8) -> bool {
+        let given = |slot: u8| self.given[usize::from(slot)];
+        let mirrors = |(slot, service)| service == Service::Mirrored && given(slot);
+        matches!(self.settled, Settled::No | Settled::Fallback)
+            || given(slot)
+            || slot == 0 && self.all().any(mirrors)
+    }
+
+    fn falls_back(&self) -> bool {
+        self.settled != Settled::No
+    }
+
     fn cluster_name(&self, slot: u8) -> String {
         let port = self.services[usize::from(slot)].port();
         format!("outbound|{port}||{}", host(slot))
+    }
+
+    pub(super) fn exists(&self, slot: u8) -> bool {
+        self.all().any(|(at, _)| at == slot)
+    }
+
+    pub(super) fn sniffs(&self, slot: u8) -> bool {
+        let sniffed = [Service::Auto, Service::AutoOn80];
+        self.all()
+            .any(|(at, service)| at == slot && sniffed.contains(&service))
     }
 
     pub(super) fn service_port(&self, slot: u8) -> ServicePort {
@@ -85,6 +133,9 @@ impl Mesh {
     fn cluster_names(&self) -> Vec<(u8, String)> {
         let mut names = Vec::new();
         for (slot, service) in self.all() {
+            if self.settled == Settled::Yes && !self.gives(slot) {
+                continue;
+            }
             names.push((slot, self.cluster_name(slot)));
             if service == Service::Subset {
                 names.push((slot, format!("outbound|80|v1|{}", host(slot))));
@@ -108,6 +159,16 @@ impl Mesh {
             (name, made)
         };
         let mut all: Resources = self.cluster_names().into_iter().map(of).collect();
+        let fallback = |name: &str| {
+            let made = cluster_with(name, |cluster| {
+                cluster.eds_cluster_config = Some(cds::cluster::EdsClusterConfig {
+                    service_name: name.to_owned(),
+                    ..Default::default()
+                });
+            });
+            (name.to_owned(), made)
+        };
+        all.extend(FALLBACKS.map(fallback));
         all.insert(SPECIAL.into(), cluster(SPECIAL));
         all
     }
@@ -118,15 +179,18 @@ impl Mesh {
             let made = endpoints(&name, generation);
             (name, made)
         };
-        self.cluster_names().into_iter().map(of).collect()
+        let mut all: Resources = self.cluster_names().into_iter().map(of).collect();
+        all.extend(FALLBACKS.map(|name| (name.to_owned(), endpoints(name, 1))));
+        all
     }
 
     fn listeners(&self) -> Resources {
-        let mut all = vec![virtual_outbound()];
-        if self.all().any(|(_, s)| s.is_http()) {
+        let mut all = vec![virtual_outbound(self.falls_back())];
+        // The global proxy has a port for HTTP.
+        if self.falls_back() || self.visible().any(|(_, s)| s.is_http()) {
             all.push(sniffed("0.0.0.0", 80, "80", SPECIAL));
         }
-        for (slot, service) in self.all() {
+        for (slot, service) in self.visible() {
             let (at, port) = (address(slot), service.port());
             let cluster = self.cluster_name(slot);
             match service {
@@ -155,7 +219,7 @@ impl Mesh {
     fn routes(&self) -> Resources {
         let mut all = Resources::new();
         let mut hosts = Vec::new();
-        for (slot, service) in self.all() {
+        for (slot, service) in self.visible() {
             let (cluster, full) = (self.cluster_name(slot), host(slot));
             if service.is_http() {
                 let short = format!("s{slot}.shop");
@@ -180,7 +244,15 @@ impl Mesh {
                 all.insert(name.clone(), configuration(&name, vec![host]));
             }
         }
-        hosts.push(super::super::stand_ins::host("rest", &["*"], SPECIAL));
+        let mut rest = super::super::stand_ins::host("rest", &["*"], SPECIAL);
+        if self.falls_back() {
+            let mut first = super::super::stand_ins::host("", &[], FALLBACKS[0])
+                .routes
+                .remove(0);
+            first.name = dependency_graph::fallback::FALLBACK_ROUTE.into();
+            rest.routes.insert(0, first);
+        }
+        hosts.push(rest);
         all.insert("80".into(), configuration("80", hosts));
         all
     }
@@ -196,7 +268,7 @@ fn configuration(name: &str, virtual_hosts: Vec<rds::VirtualHost>) -> pb::Resour
     resource(name, &config)
 }
 
-fn listener(at: &str, port: u16) -> Listener {
+pub(in crate::session::tests) fn listener(at: &str, port: u16) -> Listener {
     let socket = core::SocketAddress {
         address: at.into(),
         port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port.into())),
@@ -234,22 +306,39 @@ fn sniffed(at: &str, port: u16, routes: &str, cluster: &str) -> Listener {
     }
 }
 
-fn virtual_outbound() -> Listener {
+pub(in crate::session::tests) fn virtual_outbound(falls_back: bool) -> Listener {
     let mut blackhole = chain("blackhole", &proxy("BlackHoleCluster"));
     blackhole.filter_chain_match = Some(FilterChainMatch {
         destination_port: Some(UInt32Value { value: 15_001 }),
         ..Default::default()
     });
+    let mut fallback = chain(
+        dependency_graph::fallback::FALLBACK_CHAIN,
+        &proxy(FALLBACKS[1]),
+    );
+    fallback.filter_chain_match = Some(FilterChainMatch {
+        prefix_ranges: vec![core::CidrRange {
+            address_prefix: "10.0.0.0".into(),
+            prefix_len: Some(UInt32Value { value: 24 }),
+        }],
+        ..Default::default()
+    });
+    let rest = chain("catch-all", &proxy(SPECIAL));
+    let ranges = falls_back.then_some(fallback);
     Listener {
         name: "virtualOutbound".into(),
-        filter_chains: vec![blackhole, chain("catch-all", &proxy(SPECIAL))],
+        filter_chains: [blackhole]
+            .into_iter()
+            .chain(ranges)
+            .chain([rest])
+            .collect(),
         bind_to_port: None,
         use_original_dst: Some(BoolValue { value: true }),
         ..listener("0.0.0.0", 15_001)
     }
 }
 
-fn proxy(cluster: &str) -> TcpProxy {
+pub(in crate::session::tests) fn proxy(cluster: &str) -> TcpProxy {
     TcpProxy {
         stat_prefix: cluster.into(),
         cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.into())),
@@ -257,7 +346,7 @@ fn proxy(cluster: &str) -> TcpProxy {
     }
 }
 
-fn chain(name: &str, proxy: &TcpProxy) -> FilterChain {
+pub(in crate::session::tests) fn chain(name: &str, proxy: &TcpProxy) -> FilterChain {
     let any = resource("", proxy).resource;
     FilterChain {
         name: name.into(),

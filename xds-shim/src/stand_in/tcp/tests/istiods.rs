@@ -13,7 +13,10 @@ fn of_what_istiod_sends() {
         connections.put(&resource.name, kind);
     }
     connections.settle();
-    assert_eq!(connections.rest(), Some("PassthroughCluster"));
+    assert_eq!(
+        connections.rest(&to("192.0.2.1", 1)),
+        Some("PassthroughCluster")
+    );
     // Kept: TCP services on 3306, 80 and 443, where HTTP services, or ServiceEntries with TLS, make a
     // wildcard listener.
     let by = |connections: &Connections, way| {
