@@ -17,6 +17,7 @@ mod restarts;
 mod routing;
 mod same_config;
 mod scale;
+mod settled;
 mod shim;
 mod sidecar;
 mod stand_ins;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         references::tests(),
         routing::tests(),
         scale::tests(),
+        settled::tests(),
         shim::tests(),
         sidecar::tests(),
         stand_ins::tests(),

@@ -54,9 +54,9 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 /// How long a change may take to come through the controller, istiod and Envoy.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// A service of every [`Shop`] that nobody calls: who knows it has the whole mesh.
-const STRANGER: &str = "stranger";
+pub(crate) const STRANGER: &str = "stranger";
 
 /// A namespace that may opt in, and, in a namespace of their own, a controller and a global proxy.
 struct Shop {
@@ -151,10 +151,10 @@ impl Shop {
 }
 
 /// Shorter than a cluster needs: istiod gathers changes for 10 ms here, and there are few proxies.
-const PACE: [&str; 2] = ["--fallback-settles=1s", "--fallback-lingers=2s"];
+pub(crate) const PACE: [&str; 2] = ["--fallback-settles=1s", "--fallback-lingers=2s"];
 
 /// Gives a namespace its mode, or takes it away, and says what a first call gets.
-async fn label(ns: &Namespace, mode: Option<&str>, fallback: &str) -> Result<()> {
+pub(crate) async fn label(ns: &Namespace, mode: Option<&str>, fallback: &str) -> Result<()> {
     let labels: BTreeMap<_, _> = mode
         .map(|mode| ("lazymesh.dev/mode", mode))
         .into_iter()
@@ -175,7 +175,7 @@ fn record(workload: &str, host: &str) -> String {
 }
 
 /// Whether a pod has a cluster of a service of its own namespace.
-async fn knows(pod: &Pod, service: &str) -> Result<bool> {
+pub(crate) async fn knows(pod: &Pod, service: &str) -> Result<bool> {
     let word = format!("||{service}.{}.svc.", pod.spec().namespace);
     let clusters = pod.envoy().await?.dynamic_clusters().await?;
     Ok(clusters.iter().any(|cluster| cluster.contains(&word)))
@@ -195,7 +195,7 @@ async fn wait_lazy(pod: &Pod) -> Result<()> {
 }
 
 /// Waits until a pod has the whole mesh and no fallback, as plain Istio has it.
-async fn wait_plain(pod: &Pod) -> Result<()> {
+pub(crate) async fn wait_plain(pod: &Pod) -> Result<()> {
     until("the sidecar to be as plain Istio has it", LIMIT, || async {
         let dump = pod.envoy().await?.config_dump().await?.to_string();
         for word in ["\"lazymesh\"", "\"lazymesh-tcp\""] {
@@ -208,14 +208,14 @@ async fn wait_plain(pod: &Pod) -> Result<()> {
 }
 
 /// The caller a server saw, over whatever HTTP.
-fn caller(outcome: &Outcome) -> Result<String> {
+pub(crate) fn caller(outcome: &Outcome) -> Result<String> {
     let saw = &outcome.answer()?.saw;
     let caller = saw.caller.clone();
     caller.with_context(|| format!("the server saw no caller: {saw:?}"))
 }
 
 /// Waits until calls go straight to the service, by the caller's own identity.
-async fn wait_direct(pod: &Pod, call: &Call) -> Result<()> {
+pub(crate) async fn wait_direct(pod: &Pod, call: &Call) -> Result<()> {
     until("calls to go direct", LIMIT, || async {
         let caller = caller(&pod.call(call).await?)?;
         ensure!(caller == pod.spiffe_id(), "the server saw {caller}");
@@ -225,7 +225,7 @@ async fn wait_direct(pod: &Pod, call: &Call) -> Result<()> {
 }
 
 /// Neither a server nor an application sees anything of the way a call took.
-fn ensure_clean(outcome: &Outcome) -> Result<()> {
+pub(crate) fn ensure_clean(outcome: &Outcome) -> Result<()> {
     for Answer { saw, .. } in &outcome.answers {
         for name in saw.headers.keys() {
             ensure!(!is_ours(name), "the server saw {name}: {:?}", saw.headers);
@@ -256,7 +256,7 @@ fn ensure_one_certificate(saw: &Saw) -> Result<()> {
 }
 
 /// The resources of a kind in a namespace.
-async fn objects(ns: &Namespace, kind: &str) -> Result<Vec<DynamicObject>> {
+pub(crate) async fn objects(ns: &Namespace, kind: &str) -> Result<Vec<DynamicObject>> {
     let (group, version, plural) = match kind {
         "EnvoyFilter" => ("networking.istio.io", "v1alpha3", "envoyfilters"),
         "Sidecar" => ("networking.istio.io", "v1", "sidecars"),
@@ -270,7 +270,7 @@ async fn objects(ns: &Namespace, kind: &str) -> Result<Vec<DynamicObject>> {
 }
 
 /// The names of the Sidecars and EnvoyFilters in a namespace that the controller made.
-async fn ours(ns: &Namespace) -> Result<Vec<String>> {
+pub(crate) async fn ours(ns: &Namespace) -> Result<Vec<String>> {
     let all = [
         objects(ns, "Sidecar").await?,
         objects(ns, "EnvoyFilter").await?,
@@ -284,7 +284,7 @@ async fn ours(ns: &Namespace) -> Result<Vec<String>> {
 }
 
 /// Waits until nothing of ours is left in a namespace.
-async fn wait_no_trace(ns: &Namespace) -> Result<()> {
+pub(crate) async fn wait_no_trace(ns: &Namespace) -> Result<()> {
     until("what the controller made to be gone", LIMIT, || async {
         let left = ours(ns).await?;
         ensure!(left.is_empty(), "{left:?}");
