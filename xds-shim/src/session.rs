@@ -344,7 +344,7 @@ impl Session {
     }
 
     /// Gives what calls fall back to before it is asked for.
-    fn give_fallbacks(&mut self, names: Vec<String>) {
+    fn give_fallbacks(&mut self, names: &[String]) {
         let names = names.iter().filter_map(|name| OutboundName::parse(name));
         let mut new = false;
         for service in names.map(|name| name.service_port()) {

@@ -39,8 +39,8 @@ impl Session {
             self.singles.remove(name, was);
         }
         self.singles.settle(&self.config, &self.store);
-        let fallbacks = self.singles.fallbacks().map(str::to_owned).collect();
-        self.give_fallbacks(fallbacks);
+        let fallbacks: Vec<_> = self.singles.fallbacks().map(str::to_owned).collect();
+        self.give_fallbacks(&fallbacks);
         let given = routes.into_iter().filter(|(name, _)| {
             let stored = self.listeners.get(name);
             stored.is_some_and(|s| self.gives_listener(s))

@@ -86,7 +86,8 @@ impl Session {
         let fallbacks = came
             .iter()
             .filter_map(|s| s.routes()?.fallback().map(str::to_owned));
-        self.give_fallbacks(fallbacks.collect());
+        let fallbacks: Vec<_> = fallbacks.collect();
+        self.give_fallbacks(&fallbacks);
         for stored in &came {
             let found = self.referenced_by_routes(stored);
             self.keep_referenced(&found);
