@@ -10,11 +10,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mesh_tests::differential::Probe;
 use mesh_tests::testbed::{Call, Case, Namespace, Pod, until};
 
 /// No service of a scenario has it.
 const PORT: u16 = 18080;
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long one call for it may take.
+const CALL_LIMIT: Duration = Duration::from_secs(8);
 
 #[derive(Debug)]
 pub(crate) struct Marks {
@@ -90,10 +93,24 @@ impl Marks {
         Ok(number + 1)
     }
 
+    /// The call for a mark as a scenario writes it, for where a client has none.
+    pub(crate) fn probe() -> Probe {
+        Probe {
+            protocol: "http1",
+            host: format!("mark.$M.svc.cluster.local:{PORT}"),
+            address: "the mark's service".to_owned(),
+            port: PORT,
+            path: "/".to_owned(),
+            method: "GET",
+            headers: Vec::new(),
+            body: 0,
+        }
+    }
+
     /// Comes back when `client` has the mark, and uses all that came before it.
     pub(crate) async fn wait(&self, client: &Pod, number: u32) -> Result<()> {
         let host = format!("http1://mark.{}.svc.cluster.local:{PORT}/", self.ns.name());
-        let call = Call::new(host).to(self.address);
+        let call = Call::new(host).to(self.address).timeout(CALL_LIMIT);
         until("the client to have the mark", LIMIT, || async {
             let outcome = client.call(&call).await?;
             let answer = outcome.body.unwrap_or_default();

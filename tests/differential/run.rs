@@ -1,16 +1,19 @@
 //! One scenario on the mesh: applied, probed, changed, probed again, removed.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mesh_tests::differential::{
-    Calls, Change, Difference, Lead, Names, Phase, Resource, Scenario, Tally, Verdict, judge,
+    Calls, Change, Difference, Lead, Names, Observation, Phase, Resource, Scenario, Tally, Verdict,
+    judge,
 };
 use mesh_tests::testbed::{Namespace, PodEndpoint};
+use tokio::time::timeout;
 
 use crate::clients::Clients;
 use crate::lab::Lab;
+use crate::marks::Marks;
 
 /// What became of a probe in a phase.
 #[derive(Debug)]
@@ -23,12 +26,16 @@ struct Judged {
 
 /// What a scenario showed.
 #[derive(Debug, Default)]
-pub(crate) struct Run(Vec<Judged>);
+pub(crate) struct Run {
+    judged: Vec<Judged>,
+    /// That the lazy client, and it alone, did not get what the mesh became: when, and what it shows instead.
+    behind: Option<(Phase, Observation)>,
+}
 
 impl Run {
     pub(crate) fn tally(&self) -> Tally {
         let mut tally = Tally::default();
-        for judged in &self.0 {
+        for judged in &self.judged {
             tally.probes += 1;
             let answers = judged
                 .calls
@@ -42,15 +49,35 @@ impl Run {
             match judged.verdict {
                 Verdict::Known(reason) => *tally.known.entry(reason).or_default() += 1,
                 Verdict::Unstable => tally.unstable += 1,
+                Verdict::NotMade => tally.not_made += 1,
                 Verdict::Same | Verdict::Differs { .. } => {}
             }
         }
         tally
     }
 
-    /// What is not known, with the number of its probe.
-    pub(crate) fn differences(&self, scenario: &Scenario) -> Vec<(usize, Difference)> {
-        let found = self.0.iter().filter_map(|judged| {
+    /// What is not known, with the number of its probe. That a client stays behind has none.
+    pub(crate) fn differences(&self, scenario: &Scenario) -> Vec<(Option<usize>, Difference)> {
+        let behind = self.behind.iter().map(|(phase, lazy)| {
+            let plain = Observation {
+                status: Some(200),
+                body: Some("the mark".to_owned()),
+                ..Observation::default()
+            };
+            let difference = Difference {
+                seed: scenario.seed,
+                phase: *phase,
+                call: 0,
+                probe: Marks::probe(),
+                what: vec!["the mark"],
+                plain,
+                lazy: lazy.clone(),
+                came_again: None,
+                smallest: scenario.clone(),
+            };
+            (None, difference)
+        });
+        let found = self.judged.iter().filter_map(|judged| {
             let Verdict::Differs { call, what } = &judged.verdict else {
                 return None;
             };
@@ -65,14 +92,14 @@ impl Run {
                 came_again: None,
                 smallest: scenario.clone(),
             };
-            Some((judged.probe, difference))
+            Some((Some(judged.probe), difference))
         });
-        found.collect()
+        behind.chain(found).collect()
     }
 }
 
-/// Runs it. Its namespaces are removed, whatever comes of it.
-pub(crate) async fn run(lab: &Lab, scenario: &Scenario) -> Result<Run> {
+/// Runs it, for so long at the most. Its namespaces are removed, whatever comes of it.
+pub(crate) async fn run(lab: &Lab, scenario: &Scenario, limit: Duration) -> Result<Run> {
     let (a, b) = (
         lab.case.namespace(&[]).await?,
         lab.case.namespace(&[]).await?,
@@ -82,9 +109,9 @@ pub(crate) async fn run(lab: &Lab, scenario: &Scenario) -> Result<Run> {
         names: names(lab, &a, &b),
         ns: a.clone(),
     };
-    let result = world.run(scenario).await;
+    let result = timeout(limit, world.run(scenario)).await;
     tokio::join!(lab.case.remove(&a), lab.case.remove(&b));
-    result
+    result.with_context(|| format!("not done after {limit:?}"))?
 }
 
 fn names(lab: &Lab, a: &Namespace, b: &Namespace) -> Names {
@@ -115,9 +142,12 @@ impl World<'_> {
         step("taken in by istiod");
         let clients = Clients::start(lab, &self.ns, &self.names).await?;
         step("clients started");
-        clients.wait(lab, mark).await?;
-        step("clients ready");
         let mut run = Run::default();
+        if let Some(shown) = clients.wait(lab, mark).await? {
+            run.behind = Some((Phase::Before, shown));
+            return Ok(run);
+        }
+        step("clients ready");
         self.probe(&clients, scenario, Phase::Before, &mut run)
             .await?;
         step("probed");
@@ -126,7 +156,10 @@ impl World<'_> {
         }
         self.change(&scenario.changes).await?;
         step("changed");
-        clients.wait(lab, lab.marks.set().await?).await?;
+        if let Some(shown) = clients.wait(lab, lab.marks.set().await?).await? {
+            run.behind = Some((Phase::After, shown));
+            return Ok(run);
+        }
         step("clients have the changes");
         self.probe(&clients, scenario, Phase::After, &mut run)
             .await?;
@@ -148,7 +181,7 @@ impl World<'_> {
                 tracing::debug!("not compared: {probe}: a plain client has {plain:?}");
             }
         }
-        run.0
+        run.judged
             .extend(all.into_iter().enumerate().map(|(probe, calls)| Judged {
                 phase,
                 probe,

@@ -27,6 +27,8 @@ pub enum Verdict {
     Known(&'static str),
     /// The plain client is answered now so and now so, in more than by whom: there is nothing to compare with.
     Unstable,
+    /// Not made by both: calls before it took too long.
+    NotMade,
     /// A difference: which of the lazy client's calls (0 is the first) shows it, and in what.
     Differs {
         /// The call's number.
@@ -59,6 +61,9 @@ impl Calls {
 
 /// Compares.
 pub fn judge(calls: &Calls) -> Verdict {
+    if calls.plain.is_empty() || calls.lazy.is_empty() {
+        return Verdict::NotMade;
+    }
     let plain: BTreeSet<_> = calls.plain.iter().collect();
     let mut reason = None;
     for (call, lazy) in calls.lazy.iter().enumerate() {
@@ -248,6 +253,18 @@ mod tests {
             judge(&calls(&spread, &vec![answered_by("outside"); ENOUGH])),
             differs(0, &["answers", "arrived"])
         );
+    }
+
+    #[test]
+    fn one_call_of_each_side_is_enough_to_differ_and_none_is_not() {
+        let (one, stranded) = (answered_by("v1"), failed("timeout"));
+        let verdict = judge(&calls(&[one.clone()], &[stranded]));
+        assert_eq!(
+            verdict,
+            differs(0, &["status", "error", "answers", "arrived"])
+        );
+        assert_eq!(judge(&calls(&[one.clone()], &[])), Verdict::NotMade);
+        assert_eq!(judge(&calls(&[], &[one])), Verdict::NotMade);
     }
 
     #[test]

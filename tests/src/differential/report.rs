@@ -46,6 +46,8 @@ pub struct Report {
     pub known: BTreeMap<&'static str, u64>,
     /// How many probes could not be compared, for plain Istio answered now so and now so.
     pub unstable: u64,
+    /// How many probes were not made, for those before them took too long.
+    pub not_made: u64,
     /// How many probes a server answered, for the plain client.
     pub answered: u64,
     /// How many of these the server took for the client's own, by its certificate.
@@ -54,6 +56,8 @@ pub struct Report {
     pub asks: u64,
     /// Seeds that could not be run to their end, and why.
     pub broken: Vec<String>,
+    /// How many seeds were to be run beside those that were: so many of these had failed.
+    pub left_out: u64,
     /// What was tried, and by how many seeds.
     pub features: BTreeMap<String, u64>,
 }
@@ -67,13 +71,25 @@ pub struct Tally {
     pub known: BTreeMap<&'static str, u64>,
     /// Those that were not compared.
     pub unstable: u64,
+    /// Those that were not made.
+    pub not_made: u64,
     /// Those that a server answered.
     pub answered: u64,
     /// Those of them that the server took for the client's own.
     pub identified: u64,
 }
 
+/// So many seeds that fail are enough, where they are half of all or more: it is nearly always the same fault.
+const ENOUGH_FAILED: usize = 3;
+
 impl Report {
+    /// Whether further seeds would say little more.
+    pub fn is_enough(&self) -> bool {
+        let differ: BTreeSet<_> = self.differences.iter().map(|found| found.seed).collect();
+        let failed = differ.len() + self.broken.len();
+        failed >= ENOUGH_FAILED && failed * 2 >= self.seeds as usize + self.broken.len()
+    }
+
     /// Takes in what a seed showed.
     pub fn add(
         &mut self,
@@ -84,6 +100,7 @@ impl Report {
         self.seeds += 1;
         self.probes += tally.probes;
         self.unstable += tally.unstable;
+        self.not_made += tally.not_made;
         self.answered += tally.answered;
         self.identified += tally.identified;
         for (reason, count) in &tally.known {
@@ -105,26 +122,34 @@ impl Report {
 }
 
 impl Difference {
-    /// For a reader: the seed, the probe, both outcomes, and the smallest mesh, as YAML that says what is its own.
-    pub fn text(&self) -> String {
-        let mut text = format!(
+    /// For a reader: the seed, the probe, what differs.
+    pub fn headline(&self) -> String {
+        format!(
             "difference: seed {}, {:?} the changes, lazy call {}: {}\n  what: {}\n",
             self.seed,
             self.phase,
             self.call,
             self.probe,
             self.what.join(", ")
-        );
+        )
+    }
+
+    /// The headline, both outcomes, and the smallest mesh, as YAML that says what is its own.
+    pub fn text(&self) -> String {
+        let mut text = self.headline();
         let json = |observation: &Observation| {
             serde_json::to_string(observation).unwrap_or_else(|error| error.to_string())
         };
         let _ = writeln!(text, "  plain: {}", json(&self.plain));
         let _ = writeln!(text, "  lazy:  {}", json(&self.lazy));
         let _ = match self.came_again {
-            Some(true) => writeln!(text, "  it came again; the smallest mesh that shows it:"),
+            Some(true) => writeln!(
+                text,
+                "  it came again; the smallest mesh found that shows it:"
+            ),
             Some(false) => writeln!(text, "  it did not come again; the mesh it was seen in:"),
             // Mostly it is one of those above once more.
-            None => return text + "  not made smaller: the seed's first ones are\n",
+            None => return text + "  not made smaller: others are, as far as there is time\n",
         };
         text += &self.smallest.text();
         text
@@ -153,5 +178,56 @@ mod tests {
         assert_eq!(json["probes"], 100);
         assert_eq!(json["known"]["x"], 4);
         assert_eq!(json["differences"], serde_json::json!([]));
+    }
+
+    fn difference(seed: u64) -> Difference {
+        let scenario = crate::differential::scenario(seed);
+        Difference {
+            seed,
+            phase: Phase::Before,
+            call: 0,
+            probe: scenario.probes[0].clone(),
+            what: vec!["status"],
+            plain: Observation::default(),
+            lazy: Observation::default(),
+            came_again: None,
+            smallest: scenario,
+        }
+    }
+
+    /// A run of these seeds: `true` for one that differs, in two probes.
+    fn run(seeds: &[bool]) -> Report {
+        let mut report = Report::default();
+        for (&differs, seed) in seeds.iter().zip(1..) {
+            let found = if differs {
+                vec![difference(seed), difference(seed)]
+            } else {
+                Vec::new()
+            };
+            report.add(&Tally::default(), found, &BTreeSet::new());
+        }
+        report
+    }
+
+    #[test]
+    fn a_fault_of_every_seed_ends_the_run_and_a_rare_one_does_not() {
+        assert!(!run(&[true, true]).is_enough());
+        assert!(run(&[true, true, true]).is_enough());
+        assert!(run(&[true, false, false, true, false, true]).is_enough());
+        let rare: Vec<bool> = (0..300).map(|seed| seed % 10 == 0).collect();
+        assert!((0..300).all(|seeds| !run(&rare[..seeds]).is_enough()));
+        let mut broken = run(&[true, false]);
+        broken.broken = vec![String::new(); 2];
+        assert!(broken.is_enough());
+    }
+
+    #[test]
+    fn a_headline_says_which_call_and_the_text_which_mesh() {
+        let mut found = difference(17);
+        let headline = found.headline();
+        assert!(headline.contains("seed 17") && headline.contains(&found.probe.to_string()));
+        found.came_again = Some(true);
+        let text = found.text();
+        assert!(text.starts_with(&headline) && text.contains(&found.smallest.text()));
     }
 }

@@ -59,20 +59,23 @@ pub struct Shrink {
     left: usize,
     /// Whether any try showed the difference.
     again: bool,
-    probe: usize,
+    /// The one that shows it; none where it is not a probe that does.
+    probe: Option<usize>,
 }
 
 impl Shrink {
-    /// Of a scenario whose probe number `probe` shows a difference; at most `tries` times.
-    pub fn new(scenario: &Scenario, probe: usize, tries: usize) -> Self {
+    /// Of a scenario whose probe number `probe` shows a difference, or, without one, a client that stays behind; at most
+    /// `tries` times.
+    pub fn new(scenario: &Scenario, probe: Option<usize>, tries: usize) -> Self {
+        // Those behind it had no part in it.
+        let before = probe.unwrap_or(scenario.probes.len());
         let kept = Subset {
             resources: (0..scenario.resources.len()).collect(),
             changes: (0..scenario.changes.len()).collect(),
-            // Those behind it had no part in it.
-            probes: (0..=probe).collect(),
+            probes: (0..before).chain(probe).collect(),
         };
         let changes = kept.changes.iter().copied().map(Item::Change).collect();
-        let others = (0..probe).map(Item::Probe).collect();
+        let others = (0..before).map(Item::Probe).collect();
         Self {
             pieces: vec![changes, others],
             size: kept.len(),
@@ -140,7 +143,10 @@ impl Shrink {
             changes,
             probes,
         } = &self.kept;
-        let probes = probes.iter().copied().filter(|&probe| probe != self.probe);
+        let probes = probes
+            .iter()
+            .copied()
+            .filter(|&probe| Some(probe) != self.probe);
         let changes = changes.iter().copied().map(Item::Change);
         let resources = resources.iter().copied().map(Item::Resource);
         resources
@@ -168,12 +174,19 @@ mod tests {
     use crate::differential::scenario;
 
     /// Shrinks with a difference that needs these resources, changes and probes beside its own.
-    fn shrunk(needs: &Subset, probe: usize, tries: usize) -> (Subset, bool, usize) {
-        let scenario = scenario(1);
+    fn shrunk(
+        needs: &Subset,
+        probe: impl Into<Option<usize>>,
+        tries: usize,
+    ) -> (Subset, bool, usize) {
+        let (scenario, probe) = (scenario(1), probe.into());
         let (mut shrink, mut tried) = (Shrink::new(&scenario, probe, tries), 0);
         while let Some(subset) = shrink.next_try() {
             tried += 1;
-            assert!(subset.probes.contains(&probe), "its own probe was left out");
+            assert!(
+                probe.is_none_or(|probe| subset.probes.contains(&probe)),
+                "its own probe was left out"
+            );
             shrink.told(
                 needs.resources.is_subset(&subset.resources)
                     && needs.changes.is_subset(&subset.changes)
@@ -203,6 +216,21 @@ mod tests {
             probes: BTreeSet::from([3, 20]),
         };
         assert_eq!(shrunk(&needs, 20, 200).0, needs);
+    }
+
+    #[test]
+    fn a_client_that_stays_behind_needs_no_probe() {
+        let needs = Subset {
+            resources: BTreeSet::from([2]),
+            changes: BTreeSet::from([1]),
+            probes: BTreeSet::new(),
+        };
+        assert_eq!(shrunk(&needs, None, 200).0, needs);
+        let a_probe_too = Subset {
+            probes: BTreeSet::from([30]),
+            ..needs
+        };
+        assert_eq!(shrunk(&a_probe_too, None, 200).0, a_probe_too);
     }
 
     #[test]

@@ -103,8 +103,8 @@ pub(crate) enum Protocol {
 }
 
 /// One call for each line of standard input, a JSON list of the arguments of `call`; one after the other, and a line of
-/// JSON for each.
-pub(crate) async fn run_each() -> Result<()> {
+/// JSON for each. None is begun after `limit`.
+pub(crate) async fn run_each(limit: Duration) -> Result<()> {
     #[derive(clap::Parser)]
     #[command(no_binary_name = true)]
     struct Line {
@@ -113,13 +113,16 @@ pub(crate) async fn run_each() -> Result<()> {
     }
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let mut stdout = tokio::io::stdout();
-    while let Some(line) = lines.next_line().await? {
+    let begin = Instant::now();
+    while begin.elapsed() < limit
+        && let Some(line) = lines.next_line().await?
+    {
         let words: Vec<String> = serde_json::from_str(&line).with_context(|| line.clone())?;
         let args = Line::try_parse_from(words)
             .with_context(|| line.clone())?
             .args;
-        let limit = Duration::from_millis(args.timeout_ms);
-        let outcome = Target::read(&args)?.call(limit).await;
+        let timeout = Duration::from_millis(args.timeout_ms);
+        let outcome = Target::read(&args)?.call(timeout).await;
         stdout
             .write_all(format!("{}\n", serde_json::to_string(&outcome)?).as_bytes())
             .await?;

@@ -5,6 +5,7 @@ mod digest;
 mod serve;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -22,7 +23,11 @@ enum Command {
     /// Calls, and prints the outcome of each call as a line of JSON
     Call(call::Args),
     /// Makes the call of each line of standard input, a JSON list of the arguments of `call`
-    CallEach,
+    CallEach {
+        /// Begins none after so long
+        #[arg(long)]
+        limit_ms: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -42,7 +47,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Serve(args) => serve::run(args).await,
             Command::Call(args) => call::run(args).await,
-            Command::CallEach => call::run_each().await,
+            Command::CallEach { limit_ms } => call::run_each(Duration::from_millis(limit_ms)).await,
         }
     });
     match result {
