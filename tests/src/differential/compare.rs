@@ -257,14 +257,13 @@ mod tests {
 
     #[test]
     fn one_call_of_each_side_is_enough_to_differ_and_none_is_not() {
-        let (one, stranded) = (answered_by("v1"), failed("timeout"));
-        let verdict = judge(&calls(&[one.clone()], &[stranded]));
+        let (one, stranded) = ([answered_by("v1")], [failed("timeout")]);
         assert_eq!(
-            verdict,
+            judge(&calls(&one, &stranded)),
             differs(0, &["status", "error", "answers", "arrived"])
         );
-        assert_eq!(judge(&calls(&[one.clone()], &[])), Verdict::NotMade);
-        assert_eq!(judge(&calls(&[], &[one])), Verdict::NotMade);
+        assert_eq!(judge(&calls(&one, &[])), Verdict::NotMade);
+        assert_eq!(judge(&calls(&[], &one)), Verdict::NotMade);
     }
 
     #[test]
