@@ -9,6 +9,7 @@ mod begin;
 pub mod condition;
 mod fallback;
 mod growth;
+mod modes;
 pub mod user;
 
 #[cfg(test)]
@@ -19,13 +20,14 @@ use std::time::Duration;
 
 use dependency_graph::cover::Cover;
 use dependency_graph::fallback::{POLICY_ANNOTATION, Policy, annotated};
-use dependency_graph::{Graph, Mode, Timestamp, Workload, mode};
+use dependency_graph::{Graph, Mode, Timestamp, Workload};
 use ipnet::IpNet;
 use serde_json::Value;
 
 use begin::Begin;
 pub use condition::Condition;
 pub use growth::grow_by;
+pub use modes::{mode_of, modes};
 
 use crate::closure::{Closures, EgressHost};
 use crate::eligible::{Reach, Why, always};
@@ -397,80 +399,6 @@ impl Desired {
             self.sidecars.insert(name, sidecar);
         }
     }
-}
-
-/// The mode that holds for a workload: its record's own, else its pods', else its namespace's, else off.
-#[must_use]
-pub fn mode_of(world: &World, workload: &Workload, own: Option<Mode>) -> Mode {
-    let namespace = workload.namespace();
-    let by_pods = by_pods(world, namespace, |of| of == workload);
-    let pods = by_pods.get(workload).copied().flatten();
-    in_force(own, pods, of_namespace(world, namespace))
-}
-
-fn in_force(own: Option<Mode>, pods: Option<Mode>, namespace: Option<Mode>) -> Mode {
-    own.or(pods).or(namespace).unwrap_or(Mode::Off)
-}
-
-/// What the pods of workloads say: something only where all pods of one say the same.
-fn by_pods<'a>(
-    world: &'a World,
-    namespace: &str,
-    of: impl Fn(&Workload) -> bool,
-) -> BTreeMap<&'a Workload, Option<Mode>> {
-    let mut by_pods: BTreeMap<&Workload, Option<Mode>> = BTreeMap::new();
-    for (_, pod) in world.pods(namespace) {
-        let workload = pod.workload.as_ref().filter(|workload| of(workload));
-        let Some(workload) = workload.filter(|_| counts(pod)) else {
-            continue;
-        };
-        let said = said(pod);
-        by_pods
-            .entry(workload)
-            .and_modify(|before| *before = before.filter(|before| Some(*before) == said))
-            .or_insert(said);
-    }
-    by_pods
-}
-
-fn of_namespace(world: &World, namespace: &str) -> Option<Mode> {
-    world
-        .namespace(namespace)?
-        .labels
-        .get(mode::LABEL)?
-        .parse()
-        .ok()
-}
-
-/// Whether a pod has a say in its workload's mode.
-fn counts(pod: &Pod) -> bool {
-    pod.injected && !pod.ended
-}
-
-/// The mode that a pod's label says.
-fn said(pod: &Pod) -> Option<Mode> {
-    pod.labels.get(mode::LABEL)?.parse().ok()
-}
-
-/// The modes that hold for the workloads of a namespace: of injected pods, and those known that have no pods now.
-#[must_use]
-pub fn modes(world: &World, graph: &Graph, namespace: &str) -> BTreeMap<Workload, Mode> {
-    let of_namespace = of_namespace(world, namespace);
-    let by_pods = by_pods(world, namespace, |_| true);
-    let known = graph
-        .workloads()
-        .filter(|(workload, _)| workload.namespace() == namespace)
-        .map(|(workload, record)| (workload, record.mode));
-    let records: BTreeMap<&Workload, Option<Mode>> = known.collect();
-    let all: BTreeSet<&Workload> = by_pods.keys().chain(records.keys()).copied().collect();
-    let mode = |workload: &Workload| {
-        let own = records.get(workload).copied().flatten();
-        let pods = by_pods.get(workload).copied().flatten();
-        in_force(own, pods, of_namespace)
-    };
-    all.into_iter()
-        .map(|workload| (workload.clone(), mode(workload)))
-        .collect()
 }
 
 /// Workloads without pods whose Sidecar is there: it stays as it selects, so that their next pods start with it.

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use dependency_graph::{Graph, Mode, Timestamp, Workload};
 
-use super::counts;
+use super::modes::counts;
 use crate::mesh::{Name, World};
 use crate::selector::Group;
 
