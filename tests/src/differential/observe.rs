@@ -215,6 +215,9 @@ fn kind(error: &str) -> Option<String> {
         ("not an answer: \u{15}", "ended"),
         // What a server of another protocol said may be cut off as well.
         ("http2 error: connection error detected", "ended"),
+        // A server that speaks first, and not HTTP: its words may be there before the request is out.
+        ("invalid HTTP version parsed", "not HTTP"),
+        ("received unexpected message from connection", "not HTTP"),
         ("close_notify", "ended"),
         ("unexpected EOF", "ended"),
         ("handshake eof", "ended"),
@@ -311,6 +314,11 @@ mod tests {
                 Some("ended"),
             ),
             ("no answer within 8s", Some("timeout")),
+            ("request: invalid HTTP version parsed", Some("not HTTP")),
+            (
+                "request: operation was canceled: received unexpected message from connection",
+                Some("not HTTP"),
+            ),
             ("status 503 no healthy upstream", None),
             (
                 "the handshake: received fatal alert: HandshakeFailure",

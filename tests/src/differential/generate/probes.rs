@@ -34,6 +34,10 @@ pub(super) fn make(world: &mut World, rng: &mut Rng) -> Vec<Probe> {
             // A server that is mirrored to as well fails what comes first, the request or its mirror.
             "/".clone_into(&mut probe.path);
         }
+        if probe.protocol == "ws" && mirrors(world) {
+            // Its mirror ends the HTTP/2 connection that a service shares with other calls to where it is mirrored to.
+            probe.protocol = "http1";
+        }
         world.tries(format!("protocol/{}", probe.protocol));
         let greeted = probe.protocol == "tcp-server-first";
         if greeted
