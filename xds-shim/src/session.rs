@@ -393,6 +393,7 @@ impl Session {
         if self.awaited.is_empty() {
             self.out
                 .extend(self.held_back.drain(..).map(Output::ToProxy));
+            self.answer_requests();
         }
     }
 

@@ -270,6 +270,11 @@ impl Session {
         if self.waits_for_endpoints() {
             return None;
         }
+        // The copy would wait behind the endpoints of what its routes mirror to, and a cluster that leads to a listener
+        // that is not there ends connections.
+        if !self.awaited.is_empty() {
+            return None;
+        }
         // One that is there has connections, which a change would end.
         if !self.listeners.proxy.contains_key(name) {
             let Ok(copy) = inside::copy(&held.listener.raw, name) else {

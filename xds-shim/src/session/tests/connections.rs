@@ -113,6 +113,30 @@ fn a_connection_to_a_sniffed_port_is_led_through_a_copy_of_the_listener() {
     );
 }
 
+/// Found by the differential test: the cluster overtook the copy that it leads to, and the connection ended.
+#[test]
+fn what_leads_to_a_copy_waits_with_it_for_what_its_routes_mirror_to() {
+    let (mut stream, _) = open(&[]);
+    stream.asks(ads::CDS, &[LAZY_SNIFFED]);
+    let mirrors = [routes(SNIFFED_ROUTES, SNIFFED, &[TCP])];
+    let seen = stream.pushes(ads::RDS, "r1", &mirrors);
+    assert_eq!((seen.given(), seen.subscribed()), (vec![TCP], vec![TCP]));
+    let seen = stream.pushes(ads::EDS, "e1", &[endpoints(TCP, 1)]);
+    let given = seen.given();
+    let places = |name| -> Vec<_> {
+        let all = given.iter().enumerate();
+        all.filter(|(_, given)| **given == name)
+            .map(|(at, _)| at)
+            .collect()
+    };
+    let ([copy, cluster], [.., routes]) = (&places(LAZY_SNIFFED)[..], &places(SNIFFED_ROUTES)[..])
+    else {
+        panic!("{given:?}")
+    };
+    assert!(copy < routes && routes < cluster, "{given:?}");
+    assert_eq!(seen.order()[..1], ["ClusterLoadAssignment"]);
+}
+
 #[test]
 fn a_proxy_that_comes_back_keeps_its_copies_of_listeners() {
     let mut stream = Stream::new(&[]);
