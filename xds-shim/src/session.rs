@@ -356,10 +356,6 @@ impl Session {
         }
     }
 
-    fn waits_for_endpoints(&self) -> bool {
-        !self.awaited.is_empty()
-    }
-
     /// What refers to a cluster waits for its endpoints: Envoy refuses a listener whose access log
     /// names a cluster that is not active yet, and loses a mirror to one. istiod answers every name.
     fn await_endpoints(&mut self, found: &Found) {

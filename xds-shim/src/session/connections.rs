@@ -266,10 +266,6 @@ impl Session {
         if !self.have_routes(routes) {
             return None;
         }
-        // It would wait for endpoints, and the cluster that leads to it would not.
-        if self.waits_for_endpoints() {
-            return None;
-        }
         // The copy would wait behind the endpoints of what its routes mirror to, and a cluster that leads to a listener
         // that is not there ends connections.
         if !self.awaited.is_empty() {

@@ -68,8 +68,6 @@ impl Session {
         self.give_or_acknowledge(&came, response, |s| &mut s.endpoints);
         let names = response.resources.iter().map(|r| &r.name);
         self.release(names.chain(&response.removed));
-        // Some answers lead through listeners that waited for these.
-        self.answer_requests();
     }
 
     /// Routes from istiod. What they mirror to is given before them.
