@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 /// What is kept to be written before it is written at once, whoever's turn it is.
-const MUCH: usize = 256 << 10;
+const MUCH: usize = 512 << 10;
 /// What a read takes: little at first, more while reads come back full.
 const READ: std::ops::RangeInclusive<usize> = 8 << 10..=128 << 10;
 

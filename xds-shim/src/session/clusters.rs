@@ -147,6 +147,9 @@ impl Session {
     pub(super) fn clusters_came(&mut self, response: &DeltaResponse) {
         let first = self.clusters.heard(&response.nonce, &response.origin);
         let mut came = Vec::with_capacity(response.resources.len());
+        if first {
+            self.clusters.reserve(response.resources.len());
+        }
         for resource in &response.resources {
             let stored = self.store.keep(&resource.name, &resource.raw);
             if self.clusters.put(Arc::clone(&stored)) {

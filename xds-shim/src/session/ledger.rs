@@ -97,6 +97,11 @@ impl Ledger {
         self.snapshot.get(name).map(|e| &e.0)
     }
 
+    /// Makes room for so many resources more.
+    pub(super) fn reserve(&mut self, count: usize) {
+        self.snapshot.reserve(count);
+    }
+
     /// Puts a resource in; whether there was none of its name.
     pub(super) fn put(&mut self, stored: Arc<Stored>) -> bool {
         self.snapshot.replace(Entry(stored)).is_none()

@@ -190,18 +190,18 @@ impl Session {
         ledger: fn(&mut Self) -> &mut Ledger,
         upstream: Option<String>,
     ) -> bool {
-        let type_url = ledger(self).type_url;
-        let views: Vec<_> = candidates
-            .iter()
-            .map(|s| self.view_of(type_url, s))
-            .collect();
         let books = ledger(self);
+        let type_url = books.type_url;
         // Endpoints a proxy takes behind their cluster; of routes only what it has asked for.
-        let takes = |name: &str| type_url == ads::EDS || books.is_watched(name);
+        let takes = |s: &&Arc<Stored>| type_url == ads::EDS || books.is_watched(&s.name);
+        let wanted: Vec<_> = candidates.iter().filter(takes).collect();
+        let views = wanted.into_iter().map(|s| self.view_of(type_url, s));
+        let views: Vec<_> = views.collect();
+        let books = ledger(self);
         let lacks = |name: &str, version| books.owed.contains(name) || !books.holds(name, version);
         let give: Vec<_> = views
             .iter()
-            .filter(|(s, version)| takes(&s.name) && lacks(&s.name, *version))
+            .filter(|(s, version)| lacks(&s.name, *version))
             .map(|(s, version)| (&**s, *version))
             .collect();
         if give.is_empty() && removed.is_empty() {
