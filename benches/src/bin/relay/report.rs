@@ -140,6 +140,7 @@ pub(crate) fn write(
 fn case(rounds: &Rounds) -> Value {
     json!({
         "protocol": rounds.case.protocol.as_str(),
+        "request_bytes": rounds.case.request_bytes,
         "body_bytes": rounds.case.body_bytes,
         "request_bytes": rounds.case.request_bytes,
         "ours": medians(&rounds.ours),
