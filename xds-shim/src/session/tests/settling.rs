@@ -27,13 +27,7 @@ fn routes(services: &[&str], falls_back: bool) -> pb::Resource {
         rest.routes.insert(0, first);
     }
     hosts.push(rest);
-    let config = rds::RouteConfiguration {
-        name: "80".into(),
-        virtual_hosts: hosts,
-        ignore_port_in_host_matching: true,
-        ..Default::default()
-    };
-    resource("80", &config)
+    mesh::configuration("80", hosts)
 }
 
 /// `virtualOutbound`, and listeners of two databases.

@@ -38,13 +38,7 @@ fn shop(services: &[&str]) -> pb::Resource {
     };
     let mut hosts: Vec<_> = services.iter().map(service).collect();
     hosts.push(host("rest", &["*"], SPECIAL));
-    let config = rds::RouteConfiguration {
-        name: "80".into(),
-        virtual_hosts: hosts,
-        ignore_port_in_host_matching: true,
-        ..Default::default()
-    };
-    resource("80", &config)
+    super::model::mesh::configuration("80", hosts)
 }
 
 /// The route configuration that was sent last.

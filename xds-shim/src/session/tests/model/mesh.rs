@@ -258,7 +258,10 @@ impl Mesh {
     }
 }
 
-fn configuration(name: &str, virtual_hosts: Vec<rds::VirtualHost>) -> pb::Resource {
+pub(in crate::session::tests) fn configuration(
+    name: &str,
+    virtual_hosts: Vec<rds::VirtualHost>,
+) -> pb::Resource {
     let config = rds::RouteConfiguration {
         name: name.into(),
         virtual_hosts,
