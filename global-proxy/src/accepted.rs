@@ -4,6 +4,7 @@
 //! It never reads on its own.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -128,6 +129,23 @@ impl Watch {
     /// Bytes written so far.
     pub(crate) fn written(&self) -> u64 {
         self.0.written.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection itself was dropped, so that nobody else reads or writes.
+    pub(crate) fn is_last(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// Reads and forgets; ready once the caller has closed its side or broken it.
+    pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut room = [MaybeUninit::uninit(); 8 << 10];
+        loop {
+            let mut buf = ReadBuf::uninit(&mut room);
+            let read = Pin::new(&mut *self.0.stream.lock()).poll_read(cx, &mut buf);
+            if ready!(read).is_err() || buf.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
     }
 }
 

@@ -33,6 +33,8 @@ const SHED: Duration = Duration::from_secs(1);
 /// direction, and wants its answer, from one that is gone: it is gone when it is closed and nothing has been written
 /// between two looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a caller may take to close a connection of HTTP/1 that we have ended, RFC 9112 9.6.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// By what the requests came.
 #[derive(Clone, Debug)]
@@ -111,7 +113,27 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, via: Via) -> Result<(
 }
 
 async fn serve_h1(worker: &Rc<Worker>, end: impl End, via: Via) -> Result<(), BoxError> {
-    let (watch, shed) = (end.watch(), via.is_shed());
+    let watch = end.watch();
+    drive_h1(worker, end, &watch, via).await?;
+    // What was answered before its request had come ends the connection. Were it closed with something unread, the
+    // kernel would break it, and the answer could be lost on its way.
+    if watch.is_last() {
+        tokio::select! {
+            () = poll_fn(|cx| watch.poll_discard(cx)) => {}
+            () = sleep(LINGER) => {}
+            () = worker.drain.ended() => {}
+        }
+    }
+    Ok(())
+}
+
+async fn drive_h1(
+    worker: &Rc<Worker>,
+    end: impl End,
+    watch: &impl Watch,
+    via: Via,
+) -> Result<(), BoxError> {
+    let shed = via.is_shed();
     let service = service_fn(|request| handle(worker.clone(), via.clone(), request));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -170,7 +192,7 @@ async fn serve_h2(worker: &Rc<Worker>, end: impl End, via: Via) -> Result<(), Bo
 }
 
 /// Returns once the caller has closed its direction and nothing has been written to it for a while, or has broken it.
-async fn gone(watch: impl Watch) {
+async fn gone(watch: &impl Watch) {
     let mut written = None;
     loop {
         let broken = poll_fn(|cx| watch.poll_reset(cx));

@@ -223,13 +223,8 @@ impl Place {
             .with_context(|| stream.to_string())
     }
 
-    /// How many requests and tunnels have arrived at the global proxy.
     async fn arrived(&self) -> Result<f64> {
-        let of = |name| self.global_proxy.metric(name, "");
-        Ok(
-            of("lazymesh_proxy_exchanges_total").await?
-                + of("lazymesh_proxy_tunnels_total").await?,
-        )
+        self.global_proxy.arrived().await
     }
 
     async fn asks(&self) -> Result<f64> {
@@ -283,11 +278,12 @@ async fn there_and_back(case: Case) -> Result<()> {
         .context("while it settles")?;
     place.wait_settled(&client).await?;
     steady.goes_on().await?;
-    let less = place.sent_for_one_more().await?;
-    ensure!(
-        less < sent * 0.6,
-        "istiod sends {less} bytes for a new pod, and {sent} before"
-    );
+    let less = until("istiod to send less for a new pod", LIMIT, || async {
+        let less = place.sent_for_one_more().await?;
+        ensure!(less < sent * 0.6, "{less} bytes, and {sent} before");
+        Ok(less)
+    })
+    .await?;
     eprintln!("settled: istiod sends {less} bytes for a new pod after {sent}");
 
     strays(&place, &client).await?;
@@ -347,10 +343,11 @@ async fn strays(place: &Place, client: &Pod) -> Result<()> {
         .get("tcp://queue:9000")
         .await
         .context("a stray over TCP")?;
-    ensure!(
-        place.arrived().await? >= arrived + 2.0,
-        "they did not fall back"
-    );
+    until("both to have fallen back", LIMIT, || async {
+        ensure!(place.arrived().await? >= arrived + 2.0);
+        Ok(())
+    })
+    .await?;
     until("both to be in the Sidecar", LIMIT, || async {
         let sidecars = objects(&place.ns, "Sidecar").await?;
         let hosts = sidecars

@@ -135,8 +135,17 @@ impl Shop {
 
     /// How many requests and tunnels have arrived at the first global proxy.
     async fn arrived(&self) -> Result<f64> {
-        let requests = self.metric("lazymesh_proxy_exchanges_total", "").await?;
-        Ok(requests + self.metric("lazymesh_proxy_tunnels_total", "").await?)
+        self.global_proxy.arrived().await
+    }
+
+    /// Waits until so many have.
+    async fn wait_arrived(&self, count: f64) -> Result<()> {
+        until("calls to have fallen back", LIMIT, || async {
+            let arrived = self.arrived().await?;
+            ensure!(arrived >= count, "{arrived} of {count} have");
+            Ok(())
+        })
+        .await
     }
 
     /// A metric of the first global proxy.

@@ -38,6 +38,12 @@ pub(crate) trait Watch {
 
     /// Ready once the caller has broken it. To be polled by the task that reads and writes.
     fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Whether the end itself is gone, so that nobody else reads or writes.
+    fn is_last(&self) -> bool;
+
+    /// Reads and forgets; ready once the caller has closed its direction or broken it.
+    fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 impl End for Accepted {
@@ -68,6 +74,14 @@ impl Watch for accepted::Watch {
     /// A socket says so when it is read or written, and only then.
     fn poll_reset(&self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
+    }
+
+    fn is_last(&self) -> bool {
+        accepted::Watch::is_last(self)
+    }
+
+    fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
+        accepted::Watch::poll_discard(self, cx)
     }
 }
 
@@ -132,6 +146,20 @@ impl Watch for StreamWatch {
 
     fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.lock().send.poll_reset(cx).map(drop)
+    }
+
+    fn is_last(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let recv = &mut self.0.lock().recv;
+        while let Some(Ok(data)) = ready!(recv.poll_data(cx)) {
+            if recv.flow_control().release_capacity(data.len()).is_err() {
+                break;
+            }
+        }
+        Poll::Ready(())
     }
 }
 

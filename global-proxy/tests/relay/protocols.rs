@@ -1,5 +1,7 @@
 //! Every protocol that is carried, one row of the table each.
 
+use std::net::SocketAddr;
+
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -348,6 +350,22 @@ async fn an_early_answer_comes_through() {
         assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
         assert_eq!(caller.exactly(2).await, "no");
     }
+}
+
+/// Who still sends when the connection ends must not lose the answer to the kernel's reset.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_answer_is_not_lost_while_more_is_sent() {
+    let proxy = Proxy::start(&[]).await;
+    let mut caller = proxy.connect().await;
+    let to = SocketAddr::from(([127, 0, 0, 1], 1));
+    let lines = "content-length: 1000000000\r\n";
+    caller.send(&head("POST / HTTP/1.1", to, lines)).await;
+    for _ in 0..1000 {
+        caller.0.write_all(&[b'x'; 8 << 10]).await.unwrap();
+    }
+    let answer = caller.head().await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(caller.rest().await.starts_with("global-proxy: "));
 }
 
 #[tokio::test(flavor = "multi_thread")]

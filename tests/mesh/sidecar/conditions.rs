@@ -145,6 +145,7 @@ async fn not_learned(case: Case) -> Result<()> {
     let outcome = new.call(&Call::new("http1://server/")).await?;
     let seen = caller(&outcome)?;
     ensure!(seen == new.spiffe_id(), "the server saw {seen}");
+    shop.wait_arrived(1.0).await?;
     let arrived = shop.arrived().await?;
     ensure!(
         arrived == 1.0,

@@ -27,7 +27,7 @@ async fn first_and_later(case: Case) -> Result<()> {
     for url in ["tcp://server:9000", "tcp-server-first://second:9001"] {
         client.get(url).await?;
     }
-    ensure!(shop.arrived().await? >= 2.0, "nothing came by the tunnel");
+    shop.wait_arrived(2.0).await?;
     for service in ["server", "second"] {
         until("it to be learned", LIMIT, || async {
             ensure!(knows(&client, service).await?, "{service} is not");
@@ -85,11 +85,7 @@ async fn half_close(case: Case) -> Result<()> {
     let vip = shop.address("second").await?;
     let got = server_closes_first(&client, vip, &listener).await?;
     ensure!(got == MEGABYTE, "the server got {got} bytes");
-    ensure!(
-        shop.arrived().await? >= 2.0,
-        "they did not come by the tunnel"
-    );
-    Ok(())
+    shop.wait_arrived(2.0).await
 }
 
 /// A server without a sidecar sees who really connects, and takes plain text from anybody.

@@ -139,6 +139,21 @@ impl GlobalProxy {
         self.pod.admin(ADMIN_PORT, path).await
     }
 
+    /// How many requests and tunnels have arrived. A request counts once it is over, so that who waited for its answer may
+    /// be there first; a tunnel that is open counts.
+    ///
+    /// # Errors
+    /// When its admin port does not answer.
+    pub async fn arrived(&self) -> Result<f64> {
+        let metrics = self.admin("/metrics").await?;
+        let counted = [
+            "lazymesh_proxy_exchanges_total",
+            "lazymesh_proxy_tunnels_total",
+            "lazymesh_proxy_tunnels",
+        ];
+        Ok(counted.map(|name| sum_of(&metrics, name, "")).iter().sum())
+    }
+
     /// The sum of a metric over all label sets that contain `labels` (such as `way="relay"`; empty for all).
     ///
     /// # Errors

@@ -98,6 +98,28 @@ async fn http2_with_prior_knowledge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_early_answer_in_a_tunnel_is_not_lost() {
+    let server = Server::raw(|mut raw, _| async move {
+        raw.head().await;
+        raw.send("HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
+            .await;
+        raw.rest().await;
+    })
+    .await;
+    let proxy = Proxy::start(&[]).await;
+    let mut tunnels = Tunnels::connect(proxy.tunnel()).await;
+    let mut tunnel = tunnels.open(server.address).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: server.shop\r\ncontent-length: 1000000000\r\n\r\n";
+    tunnel.up.write(head.as_bytes()).await.unwrap();
+    for _ in 0..100 {
+        tunnel.up.write(&[b'x'; 8 << 10]).await.unwrap();
+    }
+    let answer = tunnel.down.text().await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nno"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn http1_in_an_http1_tunnel() {
     let (proxy, server) = (Proxy::start(&[]).await, Server::mirror().await);
     let mut raw = wrapped(proxy.tunnel(), CALLER).await;
