@@ -1,6 +1,7 @@
 //! The testbed, the embedded control plane, the demo and the mesh tests.
 
 pub mod app;
+pub mod bench_report;
 pub mod differential;
 pub mod embedded;
 pub mod sandbox;
