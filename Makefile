@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help bench-config bench-controller bench-relay build demo differential fmt fuzz lint test
+.PHONY: help bench bench-controller bench-relay build demo differential fmt fuzz lint test
 
 # Where iptables and ip are; an ordinary user's PATH often lacks it.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -12,9 +12,10 @@ export PATH := $(PATH):/usr/sbin:/sbin
 DEMO_FLAGS ?=
 # `make bench-controller SCALE=20x50x50`: namespaces, workloads in each, dependencies of each
 SCALE ?= 100x50x50
-# `make bench-config SIZES=1000`: services; `SHAPE=auto`: of one shape only
-SIZES ?= 1000,5000
-SHAPE ?=
+# `make bench SIZES=1000`: services; `SHAPE=auto` or `virtual-services`: of another shape; so many repetitions
+SIZES ?= 200,1000,5000
+SHAPE ?= plain
+REPETITIONS ?= 5
 # `make bench-relay BENCH_FLAGS=--quick`
 BENCH_FLAGS ?=
 # `make fuzz SECONDS=600`: for each target
@@ -28,12 +29,14 @@ SHOW ?= 0
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-bench-config: need-cargo ## Weigh lazy sidecars beside plain ones and hand-written Sidecars, into target/bench/config.json (needs root; half an hour)
-	cargo build --locked --release -p xds-shim --bin xds-shim
+bench: need-cargo ## Measure sidecars in five ways side by side: plain Istio, a hand-written Sidecar, and ours, into target/bench/report.json (needs root; an hour)
+	cargo build --locked --release -p xds-shim -p lazyload-controller -p global-proxy -p mesh-tests --bins
 	cargo build --locked -p mesh-tests --bins
 	@release=$$(realpath $(or $(CARGO_TARGET_DIR),target)/release); \
-	LAZYMESH_CONFIG_SIZES=$(SIZES) LAZYMESH_XDS_SHIM=$$release/xds-shim \
-		cargo test --locked --quiet -p mesh-tests --test mesh -- bench_config::$(SHAPE) --test-threads 1
+	LAZYMESH_BENCH_SIZES=$(SIZES) LAZYMESH_BENCH_SHAPE=$(SHAPE) LAZYMESH_BENCH_REPETITIONS=$(REPETITIONS) \
+	LAZYMESH_XDS_SHIM=$$release/xds-shim LAZYMESH_LAZYLOAD_CONTROLLER=$$release/lazyload-controller \
+	LAZYMESH_GLOBAL_PROXY=$$release/global-proxy LAZYMESH_MESH_APP=$$release/mesh-app \
+		cargo test --locked --quiet -p mesh-tests --test mesh -- bench::of_ --test-threads 1
 
 bench-controller: need-cargo ## Run the controller with 5,000 workloads of 50 dependencies each on a real kube-apiserver (needs root; some minutes)
 	cargo build --locked --release -p lazyload-controller --bin lazyload-controller

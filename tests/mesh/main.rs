@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use mesh_tests::testbed::{MeshOptions, run};
 
+mod bench;
 mod changes;
 mod controller;
 mod fallback;
@@ -27,6 +28,7 @@ mod whole_config;
 fn main() -> ExitCode {
     let tests = [
         plain::tests(),
+        bench::tests(),
         pass_through::tests(),
         proxy_status::tests(),
         whole_config::tests(),

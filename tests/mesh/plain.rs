@@ -333,7 +333,7 @@ async fn a_crashed_sidecar_comes_back(case: Case) -> Result<()> {
     client.restart_sidecar().await?;
     let envoy = client.envoy().await?;
     ensure!(envoy.pid()? != before);
-    ensure!(envoy.rss()? > 10 << 20 && envoy.memory().await?.allocated > 1 << 20);
+    ensure!(envoy.running()?.rss()? > 10 << 20 && envoy.memory().await?.allocated > 1 << 20);
     let answer = client.get("http1://server/").await?;
     ensure!(answer.who.pod == server.name() && answer.saw.caller == Some(client.spiffe_id()));
     Ok(())

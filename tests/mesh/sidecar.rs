@@ -191,7 +191,7 @@ pub(crate) async fn knows(pod: &Pod, service: &str) -> Result<bool> {
 }
 
 /// Waits until a pod has its fallback, and no more of the mesh than it is given.
-async fn wait_lazy(pod: &Pod) -> Result<()> {
+pub(crate) async fn wait_lazy(pod: &Pod) -> Result<()> {
     until("the sidecar to be lazy", LIMIT, || async {
         let dump = pod.envoy().await?.config_dump().await?.to_string();
         for word in ["\"lazymesh\"", "\"lazymesh-tcp\""] {

@@ -77,9 +77,9 @@ pub struct Versions {
 /// One sidecar in one way: medians of the repetitions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Way {
-    /// What istiod sent for this sidecar until it was ready.
+    /// What istiod sent for this sidecar until it was ready and had called three services.
     pub bytes_from_istiod: Option<u64>,
-    /// What the sidecar was sent until it was ready.
+    /// What the sidecar was sent until then.
     pub bytes_to_sidecar: Option<u64>,
     /// The same, by type.
     pub bytes_to_sidecar_by_type: Option<BytesByType>,
@@ -91,10 +91,14 @@ pub struct Way {
     pub listeners: Option<u64>,
     /// In the sidecar.
     pub virtual_hosts: Option<u64>,
-    /// Envoy's heap at rest: `/memory`, `allocated`.
+    /// Envoy's heap at rest, after calls to three services: `/memory`, `allocated`.
     pub heap_bytes: Option<u64>,
-    /// Envoy's resident set.
+    /// Envoy's resident set then.
     pub rss_bytes: Option<u64>,
+    /// Envoy's heap at rest before the first call.
+    pub heap_before_bytes: Option<u64>,
+    /// Envoy's resident set then.
+    pub rss_before_bytes: Option<u64>,
     /// pilot-agent's resident set.
     pub agent_rss_bytes: Option<u64>,
     /// From Envoy's start to its workers running.
@@ -161,8 +165,10 @@ pub struct Steady {
 /// Changes of the mesh, and what each costs for one sidecar.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Changes {
-    /// Another endpoint of a service.
+    /// Another endpoint of a service that is used.
     pub endpoint: Option<Cost>,
+    /// Another endpoint of a service that is not used.
+    pub unused_endpoint: Option<Cost>,
     /// A service that was not there before.
     pub new_service: Option<Cost>,
     /// All of the config again.

@@ -38,7 +38,7 @@ impl Weight {
             Ok(heap)
         })
         .await?;
-        let rss = envoy.rss()?;
+        let rss = envoy.running()?.rss()?;
         Ok(Self { heap, rss })
     }
 

@@ -20,7 +20,10 @@ fn fields_may_be_missing_or_null() {
     }"#;
     let report: Report = serde_json::from_str(text).unwrap();
     assert_eq!(report.machine.cores, Some(2));
-    assert_eq!(report.sizes.keys().copied().collect::<Vec<_>>(), [200, 1000]);
+    assert_eq!(
+        report.sizes.keys().copied().collect::<Vec<_>>(),
+        [200, 1000]
+    );
     let plain = &report.sizes[&1000][PLAIN];
     assert_eq!(plain.heap_bytes, Some(7));
     assert_eq!(plain.first_call_ms.as_ref().and_then(|q| q.p50), Some(1.5));

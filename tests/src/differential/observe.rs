@@ -1,6 +1,6 @@
 //! What one call showed, without what differs from call to call for no reason of ours: ids, dates, addresses, names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -144,7 +144,20 @@ impl Observation {
             seen.port = 0;
             seen.hash.clear();
         }
+        same.arrived.sort();
         same
+    }
+
+    /// Whether it is made of what some of these are made of: of several servers that each were one of several, as where a
+    /// call is mirrored, not every combination need have been seen.
+    pub fn combines(&self, some: &BTreeSet<&Self>) -> bool {
+        let whoever = self.whoever_answered();
+        let alike = || some.iter().filter(|one| one.whoever_answered() == whoever);
+        let all = |part: fn(&Self) -> &[Seen]| {
+            let known: BTreeSet<_> = alike().flat_map(|one| part(one)).collect();
+            part(self).iter().all(|seen| known.contains(seen))
+        };
+        alike().next().is_some() && all(|one| &one.answers) && all(|one| &one.arrived)
     }
 
     /// The servers that answered.

@@ -265,6 +265,11 @@ impl Istiod {
         Ok(Self { process })
     }
 
+    /// Its process id.
+    pub(super) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// Ends it, by SIGTERM.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::http;
 use super::network::PodNetwork;
+use super::running::Running;
 
 const ADMIN_PORT: u16 = 15000;
 
@@ -171,18 +172,12 @@ impl Envoy {
         })
     }
 
-    /// The resident set of the Envoy process, in bytes.
+    /// Its process.
     ///
     /// # Errors
-    /// When the process is gone.
-    pub fn rss(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("a process without VmRSS")?;
-        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-        Ok(kib * 1024)
+    /// When the agent has no Envoy (any more).
+    pub fn running(&self) -> Result<Running> {
+        Ok(Running::new(self.pid()?))
     }
 
     /// Envoy's process id.

@@ -19,10 +19,12 @@ use tokio::sync::Mutex;
 use super::cluster::Cluster;
 use super::control_plane::{Istiod, IstiodOptions, Kubernetes, Places};
 use super::namespace::Namespace;
-use super::network;
+use super::network::{self, ISTIOD};
+use super::part::sum_of;
 use super::pki::TestRoot;
 use super::process;
 use super::resources::Resources;
+use super::running::Running;
 use super::tools::Tools;
 use super::wait;
 use crate::sandbox::Sandbox;
@@ -139,6 +141,20 @@ impl Mesh {
         istiod.stop().await?;
         *istiod = Istiod::start(&self.0.tools, &self.0.places, options).await?;
         Ok(())
+    }
+
+    /// istiod's process.
+    pub async fn istiod(&self) -> Running {
+        Running::new(self.0.istiod.lock().await.pid())
+    }
+
+    /// The sum of one of istiod's metrics over all label sets that contain `labels`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn istiod_metric(&self, name: &str, labels: &str) -> Result<f64> {
+        let answer = super::http::get(&format!("http://{ISTIOD}:15014/metrics")).await?;
+        Ok(sum_of(&answer.body, name, labels))
     }
 
     /// Stops istiod for tests that need the API server only; `restart_istiod` starts it again.

@@ -16,6 +16,7 @@ use super::namespace::Namespace;
 use super::network;
 use super::pki::ServerCertificate;
 use super::process::Process;
+use super::running::Running;
 use super::tools;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -266,6 +267,18 @@ impl Replica {
     /// Its address.
     pub fn address(&self) -> Ipv4Addr {
         self.0.address
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn running(&self) -> Result<Running> {
+        let process = self.0.process.lock().await;
+        let process = process
+            .as_ref()
+            .with_context(|| format!("{} is not running", self.0.name))?;
+        Ok(Running::new(process.pid()))
     }
 
     /// GETs a page of its admin port.

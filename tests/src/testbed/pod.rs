@@ -18,6 +18,7 @@ use super::envoy::Envoy;
 use super::mesh::Mesh;
 use super::network::PodNetwork;
 use super::process::{self, Process};
+use super::running::Running;
 use super::sidecar::{self, Owner, SidecarOptions};
 use super::tools;
 
@@ -403,6 +404,18 @@ impl Pod {
             .as_ref()
             .with_context(|| format!("pod {} has no running sidecar", self.name()))?;
         Ok(Envoy::new(self.0.network.clone(), agent.pid()))
+    }
+
+    /// Its pilot-agent.
+    ///
+    /// # Errors
+    /// When it has no sidecar, or that is stopped.
+    pub async fn agent(&self) -> Result<Running> {
+        let agent = self.0.agent.lock().await;
+        let agent = agent
+            .as_ref()
+            .with_context(|| format!("pod {} has no running sidecar", self.name()))?;
+        Ok(Running::new(agent.pid()))
     }
 
     /// Runs a command in the pod (as root, so that its connections are intercepted) and gives back its output.

@@ -1,0 +1,266 @@
+//! `make bench`: what a sidecar costs in a mesh of some sizes, in each of five ways, side by side in one run. It writes
+//! `target/bench/report.json`, which `bench_report` says the shape of.
+//!
+//! [`stage`] has what stands around the pods of a way, [`start`] what a fresh pod costs, [`change`] what changes of the mesh
+//! do, [`calls`] what calls take.
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::bench_report::{
+    Changes, HAND_WRITTEN, ON_DEMAND, Report, SETTLED, SIDECAR, Way, Ways,
+};
+use mesh_tests::testbed::{Case, Test, build_dir};
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod calls;
+mod change;
+mod describe;
+mod stage;
+mod start;
+
+use crate::scale::services::{Services, Shape};
+use crate::scale::{MOST_HEAP, MOST_RSS};
+use stage::{Counted, Namespaces, Stage, Through};
+use start::Passed;
+
+/// How many services, such as `200,1000`: without it there is no bench.
+const SIZES: &str = "LAZYMESH_BENCH_SIZES";
+/// How often each way is measured.
+const REPETITIONS: &str = "LAZYMESH_BENCH_REPETITIONS";
+const SHAPE: &str = "LAZYMESH_BENCH_SHAPE";
+const LIMIT: Duration = Duration::from_secs(3600);
+
+/// What a lazy sidecar is sent, as a part of what one with a hand-written Sidecar is.
+const MOST_BYTES: f64 = 1.10;
+
+/// What CI runs: one repetition, in a mesh where something can be seen already.
+const SHORT: (u32, u32) = (200, 1);
+
+pub(crate) fn tests() -> Vec<Test> {
+    let sizes = std::env::var(SIZES).unwrap_or_default();
+    let sizes = sizes.split(',').filter_map(|size| size.trim().parse().ok());
+    let repetitions = std::env::var(REPETITIONS).ok();
+    let repetitions = repetitions.and_then(|number| number.parse().ok());
+    let repetitions = repetitions.unwrap_or(5).max(1);
+    let benches = sizes.map(|size: u32| {
+        let body = move |case| async move {
+            let shape = shape()?;
+            let found = bench(&case, size, shape, repetitions).await?;
+            write(&case, size, shape, repetitions, found)
+        };
+        Test::new(&format!("bench::of_{size}"), body).limit(LIMIT)
+    });
+    let short = Test::new("bench::short_form", short_form);
+    benches.chain([short]).map(Test::exclusive).collect()
+}
+
+fn shape() -> Result<Shape> {
+    let name = std::env::var(SHAPE).unwrap_or_default();
+    if name.is_empty() {
+        return Ok(Shape::Plain);
+    }
+    let mut shapes = Shape::ALL.into_iter();
+    let shape = shapes.find(|shape| shape.name() == name);
+    let known = Shape::ALL.map(Shape::name);
+    shape.with_context(|| format!("no shape {name:?} (hint: {SHAPE} is one of {known:?})"))
+}
+
+/// Fails on what is not noise: counts, bytes and memory.
+async fn short_form(case: Case) -> Result<()> {
+    let (size, repetitions) = SHORT;
+    let found = bench(&case, size, Shape::Plain, repetitions).await?;
+    println!("{}", serde_json::to_string_pretty(&found.ways)?);
+    judge(&found.ways)
+}
+
+/// Lazy sidecars beside a hand-written one's: what does not depend on what else the machine does.
+fn judge(ways: &Ways) -> Result<()> {
+    type Value = fn(&Way) -> Option<u64>;
+    let of = |way: &str, value: Value| {
+        let found = ways.get(way).and_then(value);
+        found.with_context(|| format!("something of {way} was not measured"))
+    };
+    let values: [(&str, Value, f64); 4] = [
+        ("heap", |way| way.heap_bytes, MOST_HEAP),
+        (
+            "heap before the first call",
+            |way| way.heap_before_bytes,
+            MOST_HEAP,
+        ),
+        ("resident set", |way| way.rss_bytes, MOST_RSS),
+        ("bytes", |way| way.bytes_to_sidecar, MOST_BYTES),
+    ];
+    for way in [SIDECAR, ON_DEMAND, SETTLED] {
+        for (what, value, most) in values {
+            let part = of(way, value)? as f64 / of(HAND_WRITTEN, value)? as f64;
+            ensure!(
+                part <= most,
+                "{way}: {part:.3} of a hand-written Sidecar's {what}, more than {most}"
+            );
+        }
+        let changes = ways.get(way).and_then(|way| way.changes.as_ref());
+        let unused = changes.and_then(|changes| changes.unused_endpoint.as_ref());
+        let sent = unused.and_then(|cost| cost.bytes_to_sidecar);
+        ensure!(
+            sent == Some(0),
+            "{way}: {sent:?} bytes for another endpoint of what it does not use"
+        );
+    }
+    Ok(())
+}
+
+async fn bench(case: &Case, size: u32, shape: Shape, repetitions: u32) -> Result<Found> {
+    let servers = case.namespace(&[]).await?;
+    servers.strict_mtls().await?;
+    // What it serves only: it is not what is measured.
+    servers
+        .apply("{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: default}, spec: {egress: [{hosts: [\"./*\"]}]}}")
+        .await?;
+    let server = servers.workload("server").start().await?;
+    let namespaces = Namespaces::make(case).await?;
+    let services = Services::make(case, &namespaces.callers(), &server, shape, size).await?;
+    let counting = Through::start(servers.shims().await?, "off").await?;
+    let bench = Bench {
+        case,
+        services,
+        counting,
+        repetitions,
+    };
+    let mut ways = Ways::new();
+    let base = Stage::base(&namespaces, &bench.services).await?;
+    ways.extend(bench.measure(base).await?);
+    let sidecar = Stage::sidecar(&namespaces).await?;
+    ways.extend(bench.measure(sidecar).await?);
+    let settled = Stage::settled(&namespaces).await?;
+    ways.extend(bench.measure(settled).await?);
+    Ok(Found {
+        ways,
+        deferred: describe::deferred(&server).await?,
+    })
+}
+
+/// In a mesh of one size.
+struct Found {
+    ways: Ways,
+    /// Which of Envoy's deferred options are on.
+    deferred: String,
+}
+
+struct Bench<'a> {
+    case: &'a Case,
+    services: Services,
+    counting: Through,
+    repetitions: u32,
+}
+
+impl Bench<'_> {
+    /// All ways of a stage.
+    async fn measure(&self, stage: Stage) -> Result<Ways> {
+        let ways = stage.ways();
+        let mut measured: Vec<Vec<Way>> = vec![Vec::new(); ways.len()];
+        for (&way, measured) in ways.iter().zip(&mut measured) {
+            let learned = stage
+                .learn(&start::workload(way, 0), &self.services)
+                .await?;
+            measured.extend(learned.into_iter().map(|ms| Way {
+                learning_ms: Some(ms),
+                ..Way::default()
+            }));
+        }
+        // One way after the other in each repetition: what the machine does otherwise falls on all of them.
+        for round in 0..self.repetitions {
+            for (&way, measured) in ways.iter().zip(&mut measured) {
+                let of_way = start::measure(&stage, way, round as usize, &self.services).await;
+                measured.push(of_way.with_context(|| way.to_owned())?);
+            }
+            progress(&format!(
+                "round {} of {}: started",
+                round + 1,
+                self.repetitions
+            ));
+        }
+        self.calls(&stage, &ways, &mut measured).await?;
+        let alone = change::alone(&self.case.mesh, &self.services, self.repetitions).await?;
+        let mut done = Ways::new();
+        for (&way, measured) in ways.iter().zip(&mut measured) {
+            let counted = self.count(&stage, way, &alone).await;
+            measured.push(counted.with_context(|| way.to_owned())?);
+            done.insert(way.to_owned(), Way::medians(measured)?);
+        }
+        stage.close().await?;
+        Ok(done)
+    }
+
+    /// Calls of all ways. Steady load in turns.
+    async fn calls(
+        &self,
+        stage: &Stage,
+        ways: &[&'static str],
+        measured: &mut [Vec<Way>],
+    ) -> Result<()> {
+        let mut callers = Vec::new();
+        for (&way, measured) in ways.iter().zip(measured.iter_mut()) {
+            if way == HAND_WRITTEN {
+                continue;
+            }
+            let caller = calls::caller(stage, way, &self.services).await?;
+            let calls = calls::measure(&caller, &self.services).await;
+            measured.push(calls.with_context(|| way.to_owned())?);
+            progress(&format!("calls: {way}"));
+            callers.push((caller, measured));
+        }
+        for _ in 0..self.repetitions {
+            for (caller, measured) in &mut callers {
+                measured.push(calls::steady(caller, &self.services).await?);
+            }
+        }
+        for (caller, _) in callers {
+            caller.delete().await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes, how much there is, and what changes cost.
+    async fn count(&self, stage: &Stage, way: &str, alone: &Changes) -> Result<Way> {
+        let shim = stage
+            .lazy(way)
+            .map_or(&self.counting.shim, |through| &through.shim);
+        let before = Passed::by(shim).await?;
+        let name = start::workload(way, self.repetitions as usize);
+        let counted = Counted::start(stage, way, &name, &self.counting).await?;
+        let mut of_way = start::count(&counted, &before, way, &self.services).await?;
+        let changes = change::of(&counted, &self.services, self.repetitions, alone).await?;
+        of_way.changes = Some(changes);
+        counted.pod.delete().await?;
+        progress(&format!("changes: {way}"));
+        Ok(of_way)
+    }
+}
+
+/// Adds a size to the report, in place of what was measured of it before.
+fn write(case: &Case, size: u32, shape: Shape, repetitions: u32, found: Found) -> Result<()> {
+    let target = build_dir()?
+        .parent()
+        .map(PathBuf::from)
+        .context("a build folder without a parent")?;
+    let file = match shape {
+        Shape::Plain => "bench/report.json".to_owned(),
+        other => format!("bench/report-{}.json", other.name()),
+    };
+    let file = target.join(file);
+    let before = Report::read(&file)?.unwrap_or_default();
+    let mut report = Report {
+        sizes: before.sizes,
+        deferred: Some(found.deferred),
+        ..describe::report(&case.mesh, repetitions)?
+    };
+    report.sizes.insert(size, found.ways);
+    report.write(&file)?;
+    println!("-> {}", file.display());
+    Ok(())
+}
+
+/// On standard error, since a bench takes long.
+fn progress(what: &str) {
+    tracing::info!("{what}");
+}
