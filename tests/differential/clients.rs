@@ -92,6 +92,22 @@ impl Clients {
         }))
     }
 
+    /// Keeps what both have, beside the logs of the run: for who looks into a difference.
+    pub(crate) async fn keep(&self) -> Result<()> {
+        for pod in [&self.plain, &self.lazy] {
+            let envoy = pod.envoy().await?;
+            for (what, path) in [
+                ("stats", "/stats?usedonly"),
+                ("clusters", "/clusters"),
+                ("config", "/config_dump?include_eds"),
+            ] {
+                let name = format!("{}.{}-{what}", pod.name(), pod.spec().namespace);
+                std::fs::write(pod.mesh().places().log(&name), envoy.get(path).await?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes all probes with both clients, and those again in which anything differed. Those behind what takes too long
     /// are not made.
     pub(crate) async fn probe(&self, lab: &Lab, probes: &[Probe]) -> Result<Vec<Calls>> {

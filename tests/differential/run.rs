@@ -181,6 +181,12 @@ impl World<'_> {
                 tracing::debug!("not compared: {probe}: a plain client has {plain:?}");
             }
         }
+        if all
+            .iter()
+            .any(|calls| matches!(judge(calls), Verdict::Differs { .. }))
+        {
+            clients.keep().await?;
+        }
         run.judged
             .extend(all.into_iter().enumerate().map(|(probe, calls)| Judged {
                 phase,

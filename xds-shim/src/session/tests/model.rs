@@ -377,8 +377,8 @@ impl World {
             let changes = (led.len() > 1 && (!settles || self.reconnected))
                 || self.is_sniffed(&call)
                 || self.history.iter().any(services);
-            let amiss =
-                matches!(&end, End::Failed(_)) || matches!(&end, End::At(to, _) if to == SPECIAL);
+            let nobodys = |one: &End| matches!(one, End::At(to, _) if to == SPECIAL);
+            let amiss = matches!(&end, End::Failed(_)) || nobodys(&end);
             if let End::At(to, _) = &end
                 && FALLBACKS.contains(&&**to)
                 && self.mesh.exists(call.slot)
@@ -389,10 +389,12 @@ impl World {
             // By its cluster as that is now, also where nothing leads there any more.
             let there =
                 |one: &End| matches!((one, &end), (End::At(one, _), End::At(to, _)) if one == to);
-            // What falls back by its listener may by its address, while the listener is not there yet.
+            // What falls back by its listener, or goes to no service by it, may fall back by its address while the listener
+            // is not there yet.
             let falls_back =
                 |one: &End| matches!(one, End::At(to, _) if FALLBACKS.contains(&&**to));
-            let either = falls_back(&end) && led.iter().any(falls_back);
+            let by_address = |one: &End| falls_back(one) || nobodys(one);
+            let either = falls_back(&end) && led.iter().any(by_address);
             let earlier = settles && (led.iter().any(there) || either);
             assert!(
                 led.contains(&end) || earlier || changes && amiss,
@@ -640,6 +642,22 @@ fn a_request_whose_routes_are_gone_is_answered() {
         Step::Connect(0, 80),
     ];
     run([Http, Absent, Absent, Http], &steps);
+}
+
+/// The listener of the port was not there yet, and the range of the fallback was.
+#[test]
+fn what_is_nobodys_may_fall_back_while_listeners_come() {
+    use Service::{Absent, Tcp};
+    let steps = [
+        Step::Settles(true),
+        Step::Push(false),
+        Step::Becomes(0, Absent),
+        Step::IstiodIsHeard(1),
+        Step::ProxyHears(2),
+        Step::Connect(0, 80),
+        Step::Becomes(0, Absent),
+    ];
+    run([Tcp, Absent, Tcp, Tcp], &steps);
 }
 
 /// A failure is made small within a minute.
