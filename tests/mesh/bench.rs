@@ -33,8 +33,13 @@ const LIMIT: Duration = Duration::from_secs(3600);
 /// What a lazy sidecar is sent, as a part of what one with a hand-written Sidecar is.
 const MOST_BYTES: f64 = 1.10;
 
-/// What CI runs: one repetition, in a mesh where something can be seen already.
-const SHORT: (u32, u32) = (200, 1);
+/// What CI runs, in a mesh where something can be seen already.
+const SHORT: Scope = Scope {
+    size: 200,
+    shape: Shape::Plain,
+    repetitions: 1,
+    times: false,
+};
 
 pub(crate) fn tests() -> Vec<Test> {
     let sizes = std::env::var(SIZES).unwrap_or_default();
@@ -44,13 +49,18 @@ pub(crate) fn tests() -> Vec<Test> {
     let repetitions = repetitions.unwrap_or(5).max(1);
     let benches = sizes.map(|size: u32| {
         let body = move |case| async move {
-            let shape = shape()?;
-            let found = bench(&case, size, shape, repetitions).await?;
-            write(&case, size, shape, repetitions, found)
+            let scope = Scope {
+                size,
+                shape: shape()?,
+                repetitions,
+                times: true,
+            };
+            let found = bench(&case, scope).await?;
+            write(&case, scope, found)
         };
         Test::new(&format!("bench::of_{size}"), body).limit(LIMIT)
     });
-    let short = Test::new("bench::short_form", short_form);
+    let short = Test::new("bench::short_form", short_form).limit(LIMIT);
     benches.chain([short]).map(Test::exclusive).collect()
 }
 
@@ -67,8 +77,7 @@ fn shape() -> Result<Shape> {
 
 /// Fails on what is not noise: counts, bytes and memory.
 async fn short_form(case: Case) -> Result<()> {
-    let (size, repetitions) = SHORT;
-    let found = bench(&case, size, Shape::Plain, repetitions).await?;
+    let found = bench(&case, SHORT).await?;
     println!("{}", serde_json::to_string_pretty(&found.ways)?);
     judge(&found.ways)
 }
@@ -109,7 +118,18 @@ fn judge(ways: &Ways) -> Result<()> {
     Ok(())
 }
 
-async fn bench(case: &Case, size: u32, shape: Shape, repetitions: u32) -> Result<Found> {
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+struct Scope {
+    /// Services.
+    size: u32,
+    shape: Shape,
+    repetitions: u32,
+    /// Whether what depends on the machine is measured as well: CPU, latency.
+    times: bool,
+}
+
+async fn bench(case: &Case, scope: Scope) -> Result<Found> {
     let servers = case.namespace(&[]).await?;
     servers.strict_mtls().await?;
     // What it serves only: it is not what is measured.
@@ -118,13 +138,14 @@ async fn bench(case: &Case, size: u32, shape: Shape, repetitions: u32) -> Result
         .await?;
     let server = servers.workload("server").start().await?;
     let namespaces = Namespaces::make(case).await?;
+    let Scope { size, shape, .. } = scope;
     let services = Services::make(case, &namespaces.callers(), &server, shape, size).await?;
     let counting = Through::start(servers.shims().await?, "off").await?;
     let bench = Bench {
         case,
         services,
         counting,
-        repetitions,
+        scope,
     };
     let mut ways = Ways::new();
     let base = Stage::base(&namespaces, &bench.services).await?;
@@ -150,7 +171,7 @@ struct Bench<'a> {
     case: &'a Case,
     services: Services,
     counting: Through,
-    repetitions: u32,
+    scope: Scope,
 }
 
 impl Bench<'_> {
@@ -168,7 +189,7 @@ impl Bench<'_> {
             }));
         }
         // One way after the other in each repetition: what the machine does otherwise falls on all of them.
-        for round in 0..self.repetitions {
+        for round in 0..self.scope.repetitions {
             for (&way, measured) in ways.iter().zip(&mut measured) {
                 let of_way = start::measure(&stage, way, round as usize, &self.services).await;
                 measured.push(of_way.with_context(|| way.to_owned())?);
@@ -176,11 +197,14 @@ impl Bench<'_> {
             progress(&format!(
                 "round {} of {}: started",
                 round + 1,
-                self.repetitions
+                self.scope.repetitions
             ));
         }
-        self.calls(&stage, &ways, &mut measured).await?;
-        let alone = change::alone(&self.case.mesh, &self.services, self.repetitions).await?;
+        let mut alone = Changes::default();
+        if self.scope.times {
+            self.calls(&stage, &ways, &mut measured).await?;
+            alone = change::alone(&self.case.mesh, &self.services, self.scope).await?;
+        }
         let mut done = Ways::new();
         for (&way, measured) in ways.iter().zip(&mut measured) {
             let counted = self.count(&stage, way, &alone).await;
@@ -209,7 +233,7 @@ impl Bench<'_> {
             progress(&format!("calls: {way}"));
             callers.push((caller, measured));
         }
-        for _ in 0..self.repetitions {
+        for _ in 0..self.scope.repetitions {
             for (caller, measured) in &mut callers {
                 measured.push(calls::steady(caller, &self.services).await?);
             }
@@ -226,10 +250,10 @@ impl Bench<'_> {
             .lazy(way)
             .map_or(&self.counting.shim, |through| &through.shim);
         let before = Passed::by(shim).await?;
-        let name = start::workload(way, self.repetitions as usize);
+        let name = start::workload(way, self.scope.repetitions as usize);
         let counted = Counted::start(stage, way, &name, &self.counting).await?;
         let mut of_way = start::count(&counted, &before, way, &self.services).await?;
-        let changes = change::of(&counted, &self.services, self.repetitions, alone).await?;
+        let changes = change::of(&counted, &self.services, self.scope, alone).await?;
         of_way.changes = Some(changes);
         counted.pod.delete().await?;
         progress(&format!("changes: {way}"));
@@ -238,12 +262,12 @@ impl Bench<'_> {
 }
 
 /// Adds a size to the report, in place of what was measured of it before.
-fn write(case: &Case, size: u32, shape: Shape, repetitions: u32, found: Found) -> Result<()> {
+fn write(case: &Case, scope: Scope, found: Found) -> Result<()> {
     let target = build_dir()?
         .parent()
         .map(PathBuf::from)
         .context("a build folder without a parent")?;
-    let file = match shape {
+    let file = match scope.shape {
         Shape::Plain => "bench/report.json".to_owned(),
         other => format!("bench/report-{}.json", other.name()),
     };
@@ -252,9 +276,9 @@ fn write(case: &Case, size: u32, shape: Shape, repetitions: u32, found: Found) -
     let mut report = Report {
         sizes: before.sizes,
         deferred: Some(found.deferred),
-        ..describe::report(&case.mesh, repetitions)?
+        ..describe::report(&case.mesh, scope.repetitions)?
     };
-    report.sizes.insert(size, found.ways);
+    report.sizes.insert(scope.size, found.ways);
     report.write(&file)?;
     println!("-> {}", file.display());
     Ok(())

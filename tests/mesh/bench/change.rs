@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
+use super::Scope;
 use super::stage::Counted;
 use super::start::{Passed, ms};
 use crate::scale::services::Services;
@@ -175,10 +176,15 @@ impl Watched<'_> {
         Ok(cost)
     }
 
-    async fn costs(&self, services: &Services, rounds: u32) -> Result<Changes> {
-        let idle = self.idle().await?;
+    async fn costs(&self, services: &Services, scope: Scope) -> Result<Changes> {
+        let idle = if scope.times {
+            self.idle().await?
+        } else {
+            self.quiet().await?;
+            Used::default()
+        };
         let mut all = Vec::new();
-        for _ in 0..rounds {
+        for _ in 0..scope.repetitions {
             let mut costs = Vec::new();
             for change in ALL {
                 let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -207,22 +213,22 @@ impl Watched<'_> {
 }
 
 /// Of changes while nobody but the servers is connected: what istiod does for itself.
-pub(super) async fn alone(mesh: &Mesh, services: &Services, rounds: u32) -> Result<Changes> {
-    Watched { mesh, pod: None }.costs(services, rounds).await
+pub(super) async fn alone(mesh: &Mesh, services: &Services, scope: Scope) -> Result<Changes> {
+    Watched { mesh, pod: None }.costs(services, scope).await
 }
 
 /// Of changes for one sidecar: medians. What istiod does beyond that for itself is not counted.
 pub(super) async fn of(
     counted: &Counted<'_>,
     services: &Services,
-    rounds: u32,
+    scope: Scope,
     alone: &Changes,
 ) -> Result<Changes> {
     let watched = Watched {
         mesh: counted.pod.mesh(),
         pod: Some(counted),
     };
-    let mut costs = watched.costs(services, rounds).await?;
+    let mut costs = watched.costs(services, scope).await?;
     let pairs = [
         (&mut costs.endpoint, &alone.endpoint),
         (&mut costs.unused_endpoint, &alone.unused_endpoint),

@@ -7,9 +7,10 @@ use mesh_tests::testbed::{
 };
 use std::time::{Duration, Instant};
 
+use super::start::workload;
 use crate::scale::services::Services;
 use crate::scale::weight::{THREE, write_sidecar};
-use crate::sidecar::{label, objects, wait_lazy};
+use crate::sidecar::{STRANGER, label, objects, wait_lazy};
 
 /// The whole mesh in one sidecar may take minutes to come.
 const READY: Duration = Duration::from_secs(300);
@@ -78,7 +79,7 @@ impl Through {
 impl Stage {
     pub(super) async fn base(namespaces: &Namespaces, services: &Services) -> Result<Self> {
         let ns = namespaces.base.clone();
-        write_sidecar(&ns, services, HAND_WRITTEN).await?;
+        write_sidecar(&ns, services, &workload(HAND_WRITTEN, 0)).await?;
         let lazy = Through::start(ns.shims().await?, "on-demand").await?;
         Ok(Self::Base { ns, lazy })
     }
@@ -94,6 +95,8 @@ impl Stage {
     async fn controlled(way: &'static str, (ns, system): &(Namespace, Namespace)) -> Result<Self> {
         let mode = if way == SIDECAR { SIDECAR } else { "on-demand" };
         label(ns, Some(mode), "prefer-redirect").await?;
+        // By what is not known of it a pod shows that it is lazy.
+        ns.service(STRANGER).port("http", 80, 8080).create().await?;
         let controllers = system.controllers().await?;
         let global_proxies = system.global_proxies(&controllers).await?;
         let controller = controllers

@@ -12,10 +12,11 @@ use crate::scale::weight::{Count, Weight, call_three, until_no_copies};
 /// What a way's workload is called, of which fresh pods are started. On demand each is of one of its own, which has learned
 /// nothing.
 pub(super) fn workload(way: &str, round: usize) -> String {
+    let name = way.replace('_', "-");
     if way == ON_DEMAND {
-        format!("on-demand-{round}")
+        format!("{name}-{round}")
     } else {
-        way.to_owned()
+        name
     }
 }
 

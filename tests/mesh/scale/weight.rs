@@ -83,7 +83,7 @@ pub(crate) async fn until_no_copies(lazy: &[&Pod], beside: &[&Pod]) -> Result<()
         }
         for pod in lazy {
             let clusters = pod.envoy().await?.dynamic_clusters().await?;
-            let copies: Vec<_> = clusters.iter().filter(|c| c.contains("lazy")).collect();
+            let copies: Vec<_> = clusters.iter().filter(|c| c.starts_with("lazy")).collect();
             ensure!(copies.is_empty(), "{}: {copies:?}", pod.name());
         }
         Ok(())

@@ -37,11 +37,12 @@ impl Session {
         }
     }
 
-    /// What the proxy brought along from an earlier stream it goes on having: connections run on it.
+    /// What the proxy brought along from an earlier stream it goes on having: connections run on it. It may have told of its
+    /// listeners and routes before, and been given them without.
     fn remember_what_proxy_holds(&mut self) {
         for name in self.clusters.proxy.keys() {
             if let Some(name) = OutboundName::parse(name) {
-                self.admitted.insert(name.service_port());
+                self.routes_due |= self.admitted.insert(name.service_port());
             }
         }
     }

@@ -660,6 +660,27 @@ fn what_is_nobodys_may_fall_back_while_listeners_come() {
     run([Tcp, Absent, Tcp, Tcp], &steps);
 }
 
+/// A proxy in which a cluster warmed told of its routes before its clusters: what it had already was held in them.
+#[test]
+fn what_a_proxy_has_is_not_held_though_it_says_so_late() {
+    use Service::{Absent, Http, Mirrored};
+    let steps = [
+        Step::Settles(true),
+        Step::Becomes(0, Absent),
+        Step::Settles(true),
+        Step::Becomes(0, Http),
+        Step::Tidy(5),
+        Step::Request(3, 0),
+        Step::Settles(false),
+        Step::ProxyHears(1),
+        Step::Reconnect {
+            same: false,
+            knows: false,
+        },
+    ];
+    run([Absent, Mirrored, Absent, Http], &steps);
+}
+
 /// A failure is made small within a minute.
 fn config() -> ProptestConfig {
     ProptestConfig {
