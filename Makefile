@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help bench bench-controller bench-relay build demo differential fmt fuzz lint test
+.PHONY: help bench bench-controller bench-micro bench-relay build demo differential fmt fuzz lint test
 
 # Where iptables and ip are; an ordinary user's PATH often lacks it.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -18,6 +18,8 @@ SHAPE ?= plain
 REPETITIONS ?= 5
 # `make bench-relay BENCH_FLAGS=--quick`
 BENCH_FLAGS ?=
+# `make bench-micro MICRO=routes`: one of them
+MICRO ?= session routes graph forward
 # `make fuzz SECONDS=600`: for each target
 SECONDS ?= 60
 
@@ -45,6 +47,15 @@ bench-controller: need-cargo ## Run the controller with 5,000 workloads of 50 de
 	@release=$$(realpath $(or $(CARGO_TARGET_DIR),target)/release); \
 	LAZYMESH_SCALE=$(SCALE) LAZYMESH_CONTROLLER=$$release/lazyload-controller \
 		cargo test --locked --quiet -p mesh-tests --test mesh -- controller::at_scale
+
+bench-micro: need-cargo ## Time the hot paths beside their baselines, and count instructions where valgrind and gungraun-runner are
+	cargo bench --locked -p mesh-benches $(addprefix --bench ,$(MICRO))
+	@if command -v valgrind >/dev/null && command -v gungraun-runner >/dev/null; then \
+		cargo bench --locked -p mesh-benches --bench instructions; \
+	else \
+		version=$$(sed -n '/^name = "gungraun"$$/{n;s/.*"\(.*\)"/\1/p}' Cargo.lock); \
+		echo "instructions are not counted: that needs valgrind, and cargo install gungraun-runner --version $$version" >&2; \
+	fi
 
 bench-relay: need-cargo ## Load the global proxy and Envoy in its place, one core each, into target/bench/relay.json (takes two cores for 6 minutes)
 	@envoy=$$(tests/testbed/setup envoy | sed -n 's/^ENVOY=//p'); \
