@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help bench bench-controller bench-micro bench-relay build demo differential fmt fuzz lint test
+.PHONY: help bench bench-controller bench-micro bench-relay build demo differential fmt fuzz lint report test
 
 # Where iptables and ip are; an ordinary user's PATH often lacks it.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -90,6 +90,9 @@ fuzz: need-cargo ## Run each fuzz target for SECONDS (needs nightly Rust and car
 lint: need-cargo ## Check format and lints
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+report: need-cargo ## Keep what the benches found in benches/results, and make the report, its plots and the README's numbers of it
+	@cargo run --locked --quiet -p mesh-benches --bin report
 
 test: need-cargo ## Format, lints, unit tests, and tests on a real mesh (needs root)
 	tests/run
