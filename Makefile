@@ -23,10 +23,11 @@ MICRO ?= session routes graph forward
 # `make fuzz SECONDS=600`: for each target
 SECONDS ?= 60
 
-# `make differential SEEDS=1 FIRST=17`: one seed again; SHOW=1 prints its mesh and probes
+# `make differential SEEDS=1 FIRST=17`: one seed again; SHOW=1 prints its mesh and probes; REPEAT=100: again and again
 SEEDS ?= 300
 FIRST ?= 1
 SHOW ?= 0
+REPEAT ?= 1
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -73,7 +74,7 @@ demo: need-cargo ## Show a plain sidecar beside lazy ones, with real Envoys, on 
 
 differential: need-cargo ## Compare a plain and a lazy client on meshes made from seeds, into target/differential/report.json (needs root; 300 seeds take 20 to 40 minutes)
 	cargo build --locked -p xds-shim -p mesh-tests --bins
-	@LAZYMESH_DIFF_SEEDS=$(SEEDS) LAZYMESH_DIFF_FIRST=$(FIRST) LAZYMESH_DIFF_SHOW=$(SHOW) \
+	@LAZYMESH_DIFF_SEEDS=$(SEEDS) LAZYMESH_DIFF_FIRST=$(FIRST) LAZYMESH_DIFF_SHOW=$(SHOW) LAZYMESH_DIFF_REPEAT=$(REPEAT) \
 		cargo test --locked --quiet -p mesh-tests --test differential
 
 fmt: need-cargo ## Format the code

@@ -8,6 +8,7 @@ mod run;
 mod settings;
 mod smaller;
 
+use std::iter::repeat_n;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,10 @@ async fn differential(case: Case) -> Result<()> {
         ..Report::default()
     };
     let mut smaller = Smaller::new(&settings);
-    for seed in settings.seeds() {
+    let runs = settings
+        .seeds()
+        .flat_map(|seed| repeat_n(seed, settings.repeat));
+    for seed in runs {
         if report.is_enough() {
             report.left_out = settings.seeds().end() + 1 - seed;
             println!(

@@ -11,6 +11,8 @@ pub(crate) struct Settings {
     pub(crate) first: u64,
     /// How many (`LAZYMESH_DIFF_SEEDS`, 5 without).
     pub(crate) count: u64,
+    /// How often each is run (`LAZYMESH_DIFF_REPEAT`, 1 without): for what comes now and then.
+    pub(crate) repeat: usize,
     /// How often one difference is tried again with less of its mesh (`LAZYMESH_DIFF_TRIES`, 24 without).
     pub(crate) tries: usize,
     /// Whether each seed's mesh and probes are printed (`LAZYMESH_DIFF_SHOW=1`).
@@ -24,6 +26,7 @@ impl Settings {
         Ok(Self {
             first: number("LAZYMESH_DIFF_FIRST", 1)?,
             count,
+            repeat: usize::try_from(number("LAZYMESH_DIFF_REPEAT", 1)?)?,
             tries: usize::try_from(number("LAZYMESH_DIFF_TRIES", 24)?)?,
             show: number("LAZYMESH_DIFF_SHOW", 0)? > 0,
         })
