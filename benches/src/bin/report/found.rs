@@ -91,6 +91,12 @@ pub(crate) fn number(value: &Value, field: &str) -> Option<f64> {
     inner?.as_f64()
 }
 
+/// The elements of a list; none if there is no such list.
+pub(crate) fn list<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    let list = value.get(name).and_then(Value::as_array);
+    list.into_iter().flatten()
+}
+
 /// What a way is called.
 pub(crate) fn title(way: &str) -> String {
     match way {

@@ -33,9 +33,9 @@ const RATE: Measure = Measure {
 };
 
 /// All of them.
-pub(crate) const MEASURES: [Measure; 46] = [
-    bytes("from istiod until ready", "bytes_from_istiod"),
-    bytes("to the sidecar until ready", "bytes_to_sidecar"),
+pub(crate) const MEASURES: [Measure; 53] = [
+    bytes("from istiod, three services called", "bytes_from_istiod"),
+    bytes("to the sidecar, three services called", "bytes_to_sidecar"),
     bytes("of that clusters", "bytes_to_sidecar_by_type.cds"),
     bytes("of that endpoints", "bytes_to_sidecar_by_type.eds"),
     bytes("of that listeners", "bytes_to_sidecar_by_type.lds"),
@@ -44,8 +44,16 @@ pub(crate) const MEASURES: [Measure; 46] = [
     number("endpoints", "endpoints"),
     number("listeners", "listeners"),
     number("virtual hosts", "virtual_hosts"),
-    bytes("Envoy: config heap", "heap_bytes"),
-    bytes("Envoy: resident set", "rss_bytes"),
+    bytes(
+        "Envoy: config heap before the first call",
+        "heap_before_bytes",
+    ),
+    bytes(
+        "Envoy: resident set before the first call",
+        "rss_before_bytes",
+    ),
+    bytes("Envoy: config heap, three services called", "heap_bytes"),
+    bytes("Envoy: resident set, three services called", "rss_bytes"),
     bytes("pilot-agent: resident set", "agent_rss_bytes"),
     time("ready after", "ready_ms"),
     time("Envoy's CPU until ready", "ready_cpu_ms"),
@@ -86,6 +94,26 @@ pub(crate) const MEASURES: [Measure; 46] = [
         "changes.endpoint.bytes_to_sidecar",
     ),
     time(
+        "endpoint change, unused service: istiod's CPU",
+        "changes.unused_endpoint.istiod_cpu_ms",
+    ),
+    time(
+        "endpoint change, unused service: the shim's CPU",
+        "changes.unused_endpoint.shim_cpu_ms",
+    ),
+    time(
+        "endpoint change, unused service: Envoy's CPU",
+        "changes.unused_endpoint.sidecar_cpu_ms",
+    ),
+    bytes(
+        "endpoint change, unused service: from istiod",
+        "changes.unused_endpoint.bytes_from_istiod",
+    ),
+    bytes(
+        "endpoint change, unused service: to the sidecar",
+        "changes.unused_endpoint.bytes_to_sidecar",
+    ),
+    time(
         "new service: istiod's CPU",
         "changes.new_service.istiod_cpu_ms",
     ),
@@ -122,7 +150,7 @@ pub(crate) const MEASURES: [Measure; 46] = [
 pub(crate) const SHORT: [Measure; 6] = [
     bytes("config heap", "heap_bytes"),
     bytes("resident set", "rss_bytes"),
-    bytes("config sent to it until ready", "bytes_to_sidecar"),
+    bytes("config sent to it", "bytes_to_sidecar"),
     number("clusters", "clusters"),
     time("ready after", "ready_ms"),
     time("first call (p50)", "first_call_ms.p50"),
@@ -146,6 +174,7 @@ mod tests {
             steady: Some(Steady::default()),
             changes: Some(Changes {
                 endpoint: Some(Cost::default()),
+                unused_endpoint: Some(Cost::default()),
                 new_service: Some(Cost::default()),
                 full_push: Some(Cost::default()),
             }),

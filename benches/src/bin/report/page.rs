@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 
-use crate::claims::{self, Claim, Verdict, scale};
-use crate::found::{Found, Size, number, title};
+use crate::claims::scale::{self, shim_rows};
+use crate::claims::{self, Claim, Verdict};
+use crate::found::{Found, Size, list, number, title};
 use crate::markdown::{pairs, table};
 use crate::measures::{MEASURES, Measure};
 use crate::plots::Drawn;
-use crate::show::{NOT_MEASURED, Unit, count, ratio};
+use crate::show::{NOT_MEASURED, Unit, count, ratio, seconds};
 use mesh_tests::bench_report::{HAND_WRITTEN, PLAIN};
 
 #[cfg(test)]
@@ -146,37 +147,66 @@ fn spread(size: &Size, way: &str, measure: &Measure) -> String {
 /// How a number is shown.
 type Show = fn(f64) -> String;
 
-/// One shim and many sidecars.
+/// One shim and many sidecars: head, field, how it is shown.
+const SCALE: [(&str, &str, Show); 11] = [
+    ("sidecars", "sidecars", count),
+    ("services", "services", count),
+    ("resident set", "rss_bytes", |n| Unit::Bytes.show(n)),
+    ("of that each stream", "rss_bytes_per_stream", |n| {
+        Unit::Bytes.show(n)
+    }),
+    ("full push, CPU", "full_push_cpu_s", |n| seconds(n)),
+    ("taken in per CPU second", "ingest_bytes_per_core_s", |n| {
+        Unit::Bytes.show(n)
+    }),
+    (
+        "endpoint change with the last one after",
+        "last_sidecar_ms",
+        |n| Unit::Milliseconds.show(n),
+    ),
+    ("p99 over sidecars", "change_of_one.shim.p99_ms", |n| {
+        Unit::Milliseconds.show(n)
+    }),
+    (
+        "p99 without the shim",
+        "change_of_one.without.p99_ms",
+        |n| Unit::Milliseconds.show(n),
+    ),
+    (
+        "sent for an unused service's change",
+        "unused_change_bytes",
+        |n| Unit::Bytes.show(n),
+    ),
+    ("all reconnected after", "reconnect_storm.seconds", |n| {
+        seconds(n)
+    }),
+];
+
 fn of_scale(scale: Option<&Value>) -> String {
     let mut out = String::from("\n## One shim, many sidecars\n\n");
-    let rows = scale.and_then(|scale| scale.get("shim")?.as_array());
-    let Some(rows) = rows.filter(|rows| !rows.is_empty()) else {
+    let Some(scale) = scale else {
         return out + "Not measured (`make bench-scale`).\n";
     };
-    let columns: [(&str, &str, Show); 6] = [
-        ("sidecars", "sidecars", count),
-        ("services", "services", count),
-        ("resident set", "rss_bytes", |bytes| Unit::Bytes.show(bytes)),
-        ("full push, CPU", "full_push_cpu_s", |s| {
-            Unit::Milliseconds.show(s * 1e3)
-        }),
-        ("taken in per core", "ingest_bytes_per_core_s", |bytes| {
-            Unit::Bytes.show(bytes) + "/s"
-        }),
-        (
-            "a change is with the last sidecar after",
-            "last_sidecar_ms",
-            |ms| Unit::Milliseconds.show(ms),
-        ),
-    ];
     let cells = |row: &Value| {
         let cell = |field: &str, show: Show| {
             number(row, field).map_or_else(|| NOT_MEASURED.to_owned(), show)
         };
-        columns.map(|(_, field, show)| cell(field, show)).to_vec()
+        SCALE.map(|(_, field, show)| cell(field, show)).to_vec()
     };
-    let rows: Vec<_> = rows.iter().map(cells).collect();
-    out += &table(&columns.map(|(head, _, _)| head.to_owned()), &rows, 0);
+    let rows: Vec<_> = shim_rows(scale).map(cells).collect();
+    out += &table(&SCALE.map(|(head, _, _)| head.to_owned()), &rows, 0);
+    for one in list(scale, "shim_left_out") {
+        let text = |name: &str| one.get(name).and_then(Value::as_str).unwrap_or_default();
+        out += &format!("\n- {}: {}: {}", text("case"), text("what"), text("why"));
+    }
+    out += "\n";
+    for name in ["shim_claims", "controller_claims"] {
+        let claims = scale::judged(scale, name);
+        if !claims.is_empty() {
+            out += "\n";
+            out += &claim_table(&claims);
+        }
+    }
     out
 }
 
@@ -187,9 +217,7 @@ fn of_relay(relay: Option<&Value>) -> String {
         return out + "Not measured (`make bench-relay`).\n";
     };
     let cases = ["cases", "uploads"].into_iter();
-    let cases = cases
-        .filter_map(|name| relay.get(name)?.as_array())
-        .flatten();
+    let cases = cases.flat_map(|name| list(relay, name));
     let part = |case: &Value, field: &str| {
         let part = number(case, &format!("ratio.{field}"));
         part.map_or_else(|| NOT_MEASURED.to_owned(), ratio)
@@ -224,7 +252,7 @@ fn of_relay(relay: Option<&Value>) -> String {
     ];
     let rows: Vec<_> = cases.map(row).collect();
     out += &table(&head.map(str::to_owned), &rows, 1);
-    let claims = scale::judged(relay);
+    let claims = scale::judged(relay, "claims");
     if !claims.is_empty() {
         out += "\n";
         out += &claim_table(&claims);

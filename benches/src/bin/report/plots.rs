@@ -39,13 +39,13 @@ struct Plot {
 const PLOTS: [Plot; 4] = [
     Plot {
         file: "heap.svg",
-        title: "Config heap of a sidecar",
+        title: "Config heap of a sidecar, three services called",
         field: "heap_bytes",
         unit: Unit::Bytes,
     },
     Plot {
         file: "bytes.svg",
-        title: "Bytes to a sidecar until it is ready",
+        title: "Config sent to a sidecar, three services called",
         field: "bytes_to_sidecar",
         unit: Unit::Bytes,
     },

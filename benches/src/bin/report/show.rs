@@ -18,7 +18,7 @@ impl Unit {
         match self {
             Self::Bytes => bytes(value),
             Self::Count => count(value),
-            Self::Milliseconds if value >= 10_000.0 => format!("{} s", digits(value / 1e3)),
+            Self::Milliseconds if value >= 10_000.0 => seconds(value / 1e3),
             Self::Milliseconds => format!("{} ms", digits(value)),
             Self::PerSecond => format!("{}/s", digits(value)),
         }
@@ -37,6 +37,16 @@ pub(crate) fn ratio(part: f64) -> String {
         large if large >= 9.995 => digits(large),
         middle => format!("{middle:.2}"),
     }
+}
+
+/// A part that is judged: 1.031 is not to be shown as 1.03.
+pub(crate) fn exact_ratio(part: f64) -> String {
+    format!("{part:.3}")
+}
+
+/// Seconds.
+pub(crate) fn seconds(value: f64) -> String {
+    digits(value) + " s"
 }
 
 /// A whole number.

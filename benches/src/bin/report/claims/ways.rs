@@ -4,7 +4,7 @@ use mesh_tests::bench_report::{HAND_WRITTEN, ON_DEMAND, PLAIN, SETTLED, SIDECAR,
 
 use super::{Claim, Verdict};
 use crate::found::{Found, Size, title};
-use crate::show::{NOT_MEASURED, Unit, count, ratio};
+use crate::show::{NOT_MEASURED, Unit, count, exact_ratio, ratio};
 
 #[cfg(test)]
 mod tests;
@@ -21,25 +21,28 @@ const MOST_FIRST_P50_MS: f64 = 5.0;
 const MOST_FIRST_P99_MS: f64 = 20.0;
 const MOST_SETTLED: f64 = 0.15;
 
+/// Before the first call, and after calls to three services.
+const MEMORY: [&[&str]; 2] = [
+    &["heap_before_bytes", "heap_bytes"],
+    &["rss_before_bytes", "rss_bytes"],
+];
+
 /// What was found at one size: whether it is good, and how it is shown.
 type Finding = Option<(bool, String)>;
 
 pub(super) fn all(found: &Found) -> Vec<Claim> {
     let mut claims = vec![complete(found)];
-    for (what, field, most) in [
-        ("config heap", "heap_bytes", MOST_MEMORY),
-        ("resident set", "rss_bytes", MOST_MEMORY),
-        ("bytes to the sidecar", "bytes_to_sidecar", MOST_BYTES),
+    for (what, fields, most) in [
+        ("config heap", MEMORY[0], MOST_MEMORY),
+        ("resident set", MEMORY[1], MOST_MEMORY),
+        ("config sent", &["bytes_to_sidecar"][..], MOST_BYTES),
     ] {
         for way in LAZY {
             let text = format!(
                 "{}: {what} at most {most:.2} of the hand-written `Sidecar`'s",
                 title(way)
             );
-            claims.push(at_each(found, text, |size| {
-                let part = size.ratio(way, HAND_WRITTEN, field)?;
-                Some((part <= most, ratio(part)))
-            }));
+            claims.push(at_each(found, text, |size| parts(size, way, fields, most)));
         }
     }
     for way in LAZY {
@@ -131,6 +134,17 @@ fn at(found: &Found, services: u32, text: String, look: impl Fn(&Size) -> Findin
 
 fn verdict(finding: Option<&(bool, String)>) -> Verdict {
     finding.map_or(Verdict::NotMeasured, |(holds, _)| Verdict::of(*holds))
+}
+
+/// Parts of the hand-written Sidecar's, none of which may be more than `most`.
+fn parts(size: &Size, way: &str, fields: &[&str], most: f64) -> Finding {
+    let parts = fields
+        .iter()
+        .map(|field| size.ratio(way, HAND_WRITTEN, field));
+    let parts = parts.collect::<Option<Vec<f64>>>()?;
+    let shown: Vec<_> = parts.iter().copied().map(exact_ratio).collect();
+    let good = parts.iter().all(|part| *part <= most);
+    Some((good, shown.join(", then ")))
 }
 
 fn ready(size: &Size, way: &str) -> Finding {

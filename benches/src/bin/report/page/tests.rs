@@ -29,15 +29,19 @@ fn numbers_come_with_their_parts_and_their_spread() {
     assert!(page.contains("| commit | abc |"));
     assert!(page.contains("| memory | 24.0 GB |"));
     assert!(page.contains("## 5,000 services"));
-    let heap = "| Envoy: config heap | 866 MB | 8.58 MB (0.010) | not measured | 8.29 MB (0.010, 0.97) | not measured |";
+    let heap = "| Envoy: config heap, three services called | 866 MB | 8.58 MB (0.010) | not measured | 8.29 MB (0.010, 0.97) | not measured |";
     assert!(page.contains(heap), "{page}");
-    let spread = "| Envoy: config heap | not measured | not measured | not measured | 8.20 MB to 8.40 MB | not measured |";
+    let spread = "| Envoy: config heap, three services called | not measured | not measured | not measured | 8.20 MB to 8.40 MB | not measured |";
     assert!(page.contains(spread), "{page}");
 }
 
 #[test]
 fn the_other_benches_have_their_tables() {
-    let scale = json!({"shim": [{"sidecars": 1000, "services": 5000, "rss_bytes": 4e8, "full_push_cpu_s": 2.5}]});
+    let scale = json!({"shim": [{"sidecars": 1000, "services": 5000, "rss_bytes": 4e8, "full_push_cpu_s": 2.5}],
+        "shim_partial": [{"sidecars": 5000, "services": 20_000, "rss_bytes": 1e9}],
+        "shim_left_out": [{"case": "5000x20000", "what": "full pushes", "why": "too long"}],
+        "shim_claims": [{"claim": "none is sent", "holds": false, "shown": "9 bytes"}],
+    });
     let relay = json!({
         "cases": [{
             "protocol": "http1", "request_bytes": 0, "body_bytes": 1024,
@@ -47,8 +51,11 @@ fn the_other_benches_have_their_tables() {
         "claims": [{"claim": "more than Envoy", "holds": true, "shown": "1.79 times"}],
     });
     let page = page(&found(json!({}), Some(scale), Some(relay)), &[]);
-    let row = "| 1,000 | 5,000 | 400 MB | 2,500 ms | not measured | not measured |";
+    let row = "| 1,000 | 5,000 | 400 MB | not measured | 2.50 s | not measured |";
     assert!(page.contains(row), "{page}");
+    assert!(page.contains("| 5,000 | 20,000 | 1.00 GB |"), "{page}");
+    assert!(page.contains("- 5000x20000: full pushes: too long\n"));
+    assert!(page.contains("| none is sent | **fails** | 9 bytes |"));
     let row = "| http1 | 0 B | 1.02 kB | 62,992 | 35,175 | 1.79 | not measured | 0.50 |";
     assert!(page.contains(row), "{page}");
     assert!(page.contains("| more than Envoy | holds | 1.79 times |"));

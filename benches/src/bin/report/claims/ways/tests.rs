@@ -28,13 +28,21 @@ fn without_numbers_nothing_is_claimed_to_hold() {
 
 #[test]
 fn one_size_over_the_limit_fails_and_one_missing_is_not_measured() {
-    let of = |heap: u64| json!({"hand_written": {"heap_bytes": 1000}, "on_demand": {"heap_bytes": heap}});
+    let of = |heap: u64| {
+        json!({
+            "hand_written": {"heap_bytes": 1000, "heap_before_bytes": 500},
+            "on_demand": {"heap_bytes": heap, "heap_before_bytes": 450},
+        })
+    };
     let mut sizes = json!({"200": of(900), "1000": of(1030), "5000": of(1031)});
     let begin = "`on-demand`: config heap";
     let claims = all(&found(json!({"sizes": sizes}), None, None));
     let over = claim(&claims, begin);
     assert_eq!(over.verdict, Fails);
-    assert_eq!(over.shown, "200: 0.90; 1,000: 1.03; 5,000: 1.03");
+    assert_eq!(
+        over.shown,
+        "200: 0.900, then 0.900; 1,000: 0.900, then 1.030; 5,000: 0.900, then 1.031"
+    );
     sizes["5000"] = of(1000);
     let claims = all(&found(json!({"sizes": sizes}), None, None));
     assert_eq!(claim(&claims, begin).verdict, Holds);
