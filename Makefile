@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help bench bench-controller bench-micro bench-relay build demo differential fmt fuzz lint report test
+.PHONY: help bench bench-controller bench-micro bench-relay bench-scale build demo differential fmt fuzz lint report test
 
 # Where iptables and ip are; an ordinary user's PATH often lacks it.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -16,10 +16,12 @@ SCALE ?= 100x50x50
 SIZES ?= 200,1000,5000
 SHAPE ?= plain
 REPETITIONS ?= 5
-# `make bench-relay BENCH_FLAGS=--quick`
+# `make bench-relay BENCH_FLAGS=--quick`, `make bench-scale BENCH_FLAGS=--quick`
 BENCH_FLAGS ?=
 # `make bench-micro MICRO=routes`: one of them
 MICRO ?= session routes graph forward
+# `make bench-scale SHIM_SIZES=100x1000,1000x5000`: sidecars x services
+SHIM_SIZES ?=
 # `make fuzz SECONDS=600`: for each target
 SECONDS ?= 60
 
@@ -63,6 +65,12 @@ bench-relay: need-cargo ## Load the global proxy and Envoy in its place, one cor
 	cargo build --locked --release -p global-proxy --bin global-proxy -p mesh-benches --bin relay; \
 	release=$(or $(CARGO_TARGET_DIR),target)/release; \
 	$$release/relay --envoy "$$envoy" --global-proxy $$release/global-proxy --out target/bench/relay.json $(BENCH_FLAGS)
+
+bench-scale: need-cargo ## Connect thousands of simulated sidecars to one shim, into target/bench/scale.json (takes two cores for half an hour)
+	cargo build --locked --release -p xds-shim --bin xds-shim -p mesh-benches --bin scale
+	@release=$(or $(CARGO_TARGET_DIR),target)/release; \
+	$$release/scale --xds-shim $$release/xds-shim --out target/bench/scale.json \
+		$(addprefix --sizes ,$(SHIM_SIZES)) $(BENCH_FLAGS)
 
 build: need-cargo ## Build the three programs for release, into target/release
 	cargo build --locked --release -p xds-shim -p lazyload-controller -p global-proxy
