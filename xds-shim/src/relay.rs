@@ -6,6 +6,7 @@
 mod forward;
 mod head;
 mod stream;
+mod upstream;
 
 use crate::ads;
 use crate::graph::Graph;

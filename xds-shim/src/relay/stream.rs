@@ -5,7 +5,7 @@
 //! side ends, the other does: the agent dials again, with a fresh token.
 
 use super::head::Head;
-use super::{FIRST_MESSAGE, RawCodec, Shared, ads};
+use super::{FIRST_MESSAGE, Shared, ads, upstream};
 use crate::graph::Known;
 use crate::metrics::type_label;
 use crate::node::Proxy;
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use dependency_graph::{Mode, Workload};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryFutureExt};
+use futures::{FutureExt, StreamExt};
 use http::uri::PathAndQuery;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -130,7 +130,8 @@ async fn run(
         clusters: None,
     });
     shared.metrics.streams.with_label_values(&[label]).inc();
-    let (to_istiod, from_istiod) = call_istiod(&shared, flavor, metadata);
+    let (to_istiod, from_istiod) =
+        upstream::call(&shared, flavor.path(), metadata, WAITING_MESSAGES);
     let mut known = head.workload().map(|w| shared.graph.follow(w));
     let relay = Relaying {
         proxy: head.proxy.clone(),
@@ -161,37 +162,6 @@ async fn run(
     shared.metrics.ended.with_label_values(&[end.by]).inc();
     let why = end.status.as_ref().map(ToString::to_string);
     tracing::info!(proxy = head.proxy.id, by = end.by, why, "stream ended");
-}
-
-/// Opens the upstream stream; nothing is dialed before the responses are first looked for.
-fn call_istiod(
-    shared: &Arc<Shared>,
-    flavor: Flavor,
-    metadata: MetadataMap,
-) -> (
-    mpsc::Sender<Bytes>,
-    BoxStream<'static, Result<Bytes, Status>>,
-) {
-    let (to_istiod, requests) = mpsc::channel(WAITING_MESSAGES);
-    let dialer = shared.istiod.clone();
-    let responses = async move {
-        // A connection of its own: a slow stream then holds up no other, and istiod's balance
-        // between its replicas is as without us.
-        let channel = dialer
-            .connect()
-            .await
-            .map_err(|e| Status::unavailable(e.to_string()))?;
-        let mut grpc =
-            tonic::client::Grpc::new(channel).max_decoding_message_size(i32::MAX as usize);
-        grpc.ready()
-            .await
-            .map_err(|e| Status::unavailable(e.to_string()))?;
-        let mut request = Request::new(ReceiverStream::new(requests));
-        *request.metadata_mut() = super::metadata_for_istiod(metadata);
-        let response = grpc.streaming(request, flavor.path(), RawCodec).await?;
-        Ok(response.into_inner())
-    };
-    (to_istiod, responses.try_flatten_stream().boxed())
 }
 
 /// An on-demand stream's own part.
