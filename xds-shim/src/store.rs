@@ -6,6 +6,7 @@
 
 use crate::references::{self, Found};
 use crate::stand_in::routes::Routes;
+use crate::stand_in::tcp::Kind;
 use bytes::Bytes;
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
@@ -74,6 +75,7 @@ pub struct Stored {
     pub version: Version,
     routes: OnceLock<Option<Routes>>,
     beside_routes: OnceLock<Option<Found>>,
+    kind: OnceLock<Kind>,
     home: Weak<Shelves>,
     key: u64,
 }
@@ -96,6 +98,18 @@ impl Stored {
     pub fn beside_routes(&self) -> Option<&Found> {
         let look = || references::beside_routes(crate::cluster::payload(&self.raw).ok()?).ok();
         self.beside_routes.get_or_init(look).as_ref()
+    }
+
+    /// What the listener in it is for held connections, looked for once for all streams. `came`: the encoded
+    /// `Resource` that istiod sent, of which this one was made.
+    pub fn kind(&self, came: &[u8]) -> &Kind {
+        let look = || {
+            Kind::of(&self.name, came).unwrap_or_else(|error| {
+                tracing::warn!(listener = &*self.name, %error, "listener not understood, not held");
+                Kind::Other
+            })
+        };
+        self.kind.get_or_init(look)
     }
 }
 
@@ -170,6 +184,7 @@ impl Store {
             version: Version::of(raw),
             routes: OnceLock::new(),
             beside_routes: OnceLock::new(),
+            kind: OnceLock::new(),
             home: Arc::downgrade(&self.0),
             key,
         });

@@ -57,23 +57,22 @@ struct Held {
 }
 
 impl Listeners {
-    /// A listener came, as istiod sent it, and with it the route configurations it names.
-    pub(super) fn put(&mut self, name: &str, raw: &[u8], routes: BTreeSet<String>) {
-        let kind = Kind::of(name, raw).unwrap_or_else(|error| {
-            tracing::warn!(listener = name, %error, "listener not understood, not held");
-            Kind::Other
-        });
-        let rank = match &kind {
+    /// A listener of this kind came, and with it the route configurations it names.
+    pub(super) fn put(&mut self, name: &str, kind: &Kind, routes: &BTreeSet<String>) {
+        let rank = match kind {
             Kind::Single(_) => Rank::Single,
             Kind::Outer(_) => Rank::Outer,
             Kind::Wildcard(_) => Rank::Wildcard,
             Kind::Other => Rank::Other,
         };
         self.ranks.insert(name.into(), rank);
-        if rank == Rank::Single {
-            self.routes.insert(name.into(), routes);
+        // Most have none.
+        if rank == Rank::Single && !routes.is_empty() {
+            self.routes.insert(name.into(), routes.clone());
+        } else {
+            self.routes.remove(name);
         }
-        self.connections.put(name, kind);
+        self.connections.put(name, kind.clone());
     }
 
     /// A listener went, which was this.

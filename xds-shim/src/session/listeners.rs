@@ -78,8 +78,6 @@ impl Session {
         self.tcp_clusters.extend(lazy.tcp_clusters);
         let all = lazy.lazy_routes.union(&lazy.plain_routes);
         let routes: BTreeSet<String> = all.cloned().collect();
-        self.singles
-            .put(&resource.name, &resource.raw, routes.clone());
         self.lazy_routes.extend(lazy.lazy_routes);
         for name in lazy.plain_routes {
             self.used_where_nothing_asks(name);
@@ -89,6 +87,8 @@ impl Session {
         }
         let raw = lazy.resource.as_deref().unwrap_or(&resource.raw);
         let stored = self.store.keep(&resource.name, raw);
+        let kind = stored.kind(&resource.raw);
+        self.singles.put(&resource.name, kind, &routes);
         self.listeners.put(stored);
         routes
     }
