@@ -68,6 +68,7 @@ impl Clients {
                 .label("app", "client")
                 .label("service.istio.io/canonical-name", "client")
                 .no_app()
+                .all_stats()
         };
         let (plain, lazy) = (client("plain"), client("lazy").via(&lab.shims));
         let (plain, lazy) = tokio::try_join!(plain.start(), lazy.start())?;
