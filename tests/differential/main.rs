@@ -109,7 +109,7 @@ fn write(report: &Report) -> Result<()> {
 
 fn conclude(report: &Report) -> Result<()> {
     println!(
-        "seeds {} to {}: {} probes ({} answered, {} by one that knew the caller; {} asks), known {:?}, {} unstable ({:.2} %), {} not made, {} differences",
+        "seeds {} to {}: {} probes ({} answered, {} by one that knew the caller; {} asks), known {:?}, {} unstable ({:.2} %), {} not made, {} stalls (plain ones: {}), {} differences",
         report.first,
         report.first + report.seeds.saturating_sub(1),
         report.probes,
@@ -120,7 +120,15 @@ fn conclude(report: &Report) -> Result<()> {
         report.unstable,
         report.share_unstable() * 100.0,
         report.not_made,
+        report.stalls.len(),
+        report.plain_stalls,
         report.differences.len()
+    );
+    ensure!(
+        !report.stalls_often(),
+        "{} calls of lazy clients stalled, and {} of plain ones",
+        report.stalls.len(),
+        report.plain_stalls
     );
     ensure!(
         report.differences.is_empty(),

@@ -46,6 +46,9 @@ impl Run {
                 tally.answered += 1;
                 tally.identified += u64::from(answer.caller.as_deref() == Some("$SELF"));
             }
+            let plain = &judged.calls.plain;
+            let some = |error| plain.iter().any(|call| call.leads_nowhere(error));
+            tally.plain_stalls += u64::from(some("ended") && some("timeout"));
             match judged.verdict {
                 Verdict::Known(reason) => *tally.known.entry(reason).or_default() += 1,
                 Verdict::Unstable => tally.unstable += 1,

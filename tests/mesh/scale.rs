@@ -14,7 +14,7 @@ use weight::{Pair, Weight, call_three, median, until_no_copies, write_sidecar};
 /// A lazy sidecar's config heap, and its process, as a part of those of one with a hand-written Sidecar that names
 /// what the lazy one calls.
 pub(crate) const MOST_HEAP: f64 = 1.03;
-pub(crate) const MOST_RSS: f64 = 1.03;
+const MOST_RSS: f64 = 1.03;
 /// A held first call through a lazy sidecar, as a multiple of a first call through a plain one, which
 /// makes its connection and handshake too (medians, best of three rounds). A ratio, since milliseconds
 /// depend on what else the machine does. On two cores 1.6 to 1.9 with clusters held only; with virtual hosts too

@@ -1,13 +1,13 @@
 //! Where pods of each way are started: a namespace of callers, and what stands between them and istiod.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::bench_report::{HAND_WRITTEN, ON_DEMAND, PLAIN, SETTLED, SIDECAR};
 use mesh_tests::testbed::{
     Case, Controllers, GlobalProxies, GlobalProxy, Namespace, Pod, Replica, Shims, Workload, until,
 };
 use std::time::{Duration, Instant};
 
-use super::start::workload;
+use super::start::{Passed, workload};
 use crate::scale::services::Services;
 use crate::scale::weight::{THREE, write_sidecar};
 use crate::sidecar::{STRANGER, label, objects, wait_lazy};
@@ -236,6 +236,8 @@ pub(super) struct Counted<'a> {
     pub(super) shim: &'a Replica,
     /// Whether the shim is a part of the way.
     pub(super) own: bool,
+    /// What the shim had passed before it started.
+    pub(super) before: Passed,
 }
 
 impl<'a> Counted<'a> {
@@ -250,11 +252,21 @@ impl<'a> Counted<'a> {
             Some(through) => (workload, &through.shim, true),
             None => (workload.via(&counting.shims), &counting.shim, false),
         };
+        // What is counted is to be its own.
+        until("its shim to be nobody's", LIMIT, || async {
+            let streams = streams(shim).await?;
+            ensure!(streams == 0, "{streams} streams");
+            Ok(())
+        })
+        .await?;
+        let before = Passed::by(shim).await?;
         let pod = workload.start().await?;
-        if streams(shim).await? != 1 {
-            bail!("others than {name} are behind its shim: what is counted is not its own");
-        }
-        Ok(Self { pod, shim, own })
+        Ok(Self {
+            pod,
+            shim,
+            own,
+            before,
+        })
     }
 }
 

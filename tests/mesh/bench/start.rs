@@ -98,15 +98,10 @@ impl Passed {
 }
 
 /// Of one fresh pod: the bytes of its start and of the calls to the three services, and how much of what it has then.
-pub(super) async fn count(
-    counted: &Counted<'_>,
-    before: &Passed,
-    way: &str,
-    services: &Services,
-) -> Result<Way> {
+pub(super) async fn count(counted: &Counted<'_>, way: &str, services: &Services) -> Result<Way> {
     use_three(&counted.pod, way, services).await?;
     Weight::of(&counted.pod).await?;
-    let passed = Passed::by(counted.shim).await?.since(before);
+    let passed = Passed::by(counted.shim).await?.since(&counted.before);
     let envoy = counted.pod.envoy().await?;
     let (count, clusters) = (Count::of(&envoy).await?, envoy.clusters().await?);
     let clusters = clusters["cluster_statuses"].as_array();

@@ -160,6 +160,14 @@ impl Observation {
         alike().next().is_some() && all(|one| &one.answers) && all(|one| &one.arrived)
     }
 
+    /// Whether nothing came of it but this kind of error.
+    pub fn leads_nowhere(&self, error: &str) -> bool {
+        self.error.as_deref() == Some(error)
+            && self.status.is_none()
+            && self.answers.is_empty()
+            && self.arrived.is_empty()
+    }
+
     /// The servers that answered.
     pub fn servers(&self) -> Vec<&str> {
         self.answers

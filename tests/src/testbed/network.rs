@@ -147,11 +147,6 @@ impl PodNetwork {
             .arg("-d")
             .arg(excluded.join(","));
         output(&mut command, "").await.context("istio-iptables")?;
-        // An RST that the kernel takes for out of its window is not translated back, and the application waits for ever: on a
-        // busy machine, one of some thousand connections that Envoy closes at once, lazy or not (Istio's `INVALID_DROP`).
-        let liberal = "echo 1 > /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
-        let mut command = self.command(Path::new("sh"));
-        output(command.args(["-c", liberal]), "").await?;
         Ok(())
     }
 
