@@ -17,7 +17,7 @@ const CLAIMED_SIDECARS: usize = 100;
 const MOST_ADDED_MS: f64 = 2.0;
 /// What the quick form's case may have in memory.
 const QUICK: Case = Case::new(100, 1000);
-const MOST_QUICK_RSS: u64 = 200_000_000;
+const MOST_QUICK_RSS: u64 = 250_000_000;
 
 /// All that was found.
 #[derive(Debug, Default)]

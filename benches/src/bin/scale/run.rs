@@ -25,6 +25,8 @@ pub(crate) const MOST_DIRECT: usize = 1000;
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 /// Between two changes, so that what one leaves to be done is not in the other's way.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Changes of services that few sidecars use, for each change of the one that all use: they tell less each.
+const OF_FEW: usize = 5;
 /// How often it is looked whether all stand-ins are gone.
 const POLL: Duration = Duration::from_millis(100);
 /// Full pushes, if there is time.
@@ -233,7 +235,7 @@ impl<'a> Run<'a> {
         found.last_sidecar_ms = found.change_of_common.map(|beside| beside.shim.last_ms);
         let present = self.mesh.workloads.iter().take(count);
         let lasts = present.filter_map(|one| Some(one.uses.last()?.service));
-        let own: Vec<u32> = lasts.cycle().take(self.settings.changes).collect();
+        let own: Vec<u32> = lasts.cycle().take(OF_FEW * self.settings.changes).collect();
         found.change_of_one = self.changes_of(&own, direct.as_ref()).await?;
         if let Some((_, direct)) = direct {
             direct.end().await;
