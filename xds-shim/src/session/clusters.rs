@@ -156,7 +156,10 @@ impl Session {
             if self.clusters.put(Arc::clone(&stored)) {
                 self.outbound.add(&stored.name);
             }
-            if let Some(now) = self.unknown.remove(&stored.name) {
+            // Mostly there are none, and then no name is worth a hash.
+            if !self.unknown.is_empty()
+                && let Some(now) = self.unknown.remove(&stored.name)
+            {
                 self.admit_asked(&stored.name, now);
             }
             came.push(stored);
