@@ -136,6 +136,12 @@ impl Watch {
         Arc::strong_count(&self.0) == 1
     }
 
+    /// Closes our direction, if it is not closed yet.
+    pub(crate) fn end(&self) {
+        // An error says that it is closed already.
+        let _ = SockRef::from(&*self.0.stream.lock()).shutdown(Shutdown::Write);
+    }
+
     /// Reads and forgets; ready once the caller has closed its side or broken it.
     pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut room = [MaybeUninit::uninit(); 8 << 10];

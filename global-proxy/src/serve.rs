@@ -118,10 +118,13 @@ async fn serve_h1(worker: &Rc<Worker>, end: impl End, via: Via) -> Result<(), Bo
     // What was answered before its request had come ends the connection. Were it closed with something unread, the
     // kernel would break it, and the answer could be lost on its way.
     if watch.is_last() {
+        watch.end();
         tokio::select! {
+            biased;
             () = poll_fn(|cx| watch.poll_discard(cx)) => {}
+            // What is there has been read; the rest is not worth a longer drain.
+            () = worker.drain.started() => {}
             () = sleep(LINGER) => {}
-            () = worker.drain.ended() => {}
         }
     }
     Ok(())

@@ -42,6 +42,9 @@ pub(crate) trait Watch {
     /// Whether the end itself is gone, so that nobody else reads or writes.
     fn is_last(&self) -> bool;
 
+    /// Closes our direction, if it is not closed yet.
+    fn end(&self);
+
     /// Reads and forgets; ready once the caller has closed its direction or broken it.
     fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
@@ -78,6 +81,10 @@ impl Watch for accepted::Watch {
 
     fn is_last(&self) -> bool {
         accepted::Watch::is_last(self)
+    }
+
+    fn end(&self) {
+        accepted::Watch::end(self);
     }
 
     fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -150,6 +157,11 @@ impl Watch for StreamWatch {
 
     fn is_last(&self) -> bool {
         Arc::strong_count(&self.0) == 1
+    }
+
+    fn end(&self) {
+        // An error says that it is closed already.
+        let _ = self.0.lock().send.send_data(Bytes::new(), true);
     }
 
     fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
