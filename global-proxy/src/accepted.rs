@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tracing::debug;
 
+use crate::tunnel;
+
 /// What an HTTP/2 connection with prior knowledge begins with, RFC 9113 3.4.
 pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -118,32 +120,32 @@ fn told_by(first: &[u8]) -> Option<Spoken> {
     }
 }
 
-impl Watch {
-    /// Whether the caller has closed its side. Data that came before may still be unread.
-    pub(crate) fn is_closed(&self) -> bool {
+impl tunnel::Watch for Watch {
+    fn is_closed(&self) -> bool {
         let stream = self.0.stream.lock();
         let ready = stream.ready(Interest::READABLE).now_or_never();
         matches!(ready, Some(Ok(ready)) if ready.is_read_closed())
     }
 
-    /// Bytes written so far.
-    pub(crate) fn written(&self) -> u64 {
+    fn written(&self) -> u64 {
         self.0.written.load(Ordering::Relaxed)
     }
 
-    /// Whether the connection itself was dropped, so that nobody else reads or writes.
-    pub(crate) fn is_last(&self) -> bool {
+    /// A socket says so when it is read or written, and only then.
+    fn poll_reset(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn is_last(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
 
-    /// Closes our direction, if it is not closed yet.
-    pub(crate) fn end(&self) {
+    fn end(&self) {
         // An error says that it is closed already.
         let _ = SockRef::from(&*self.0.stream.lock()).shutdown(Shutdown::Write);
     }
 
-    /// Reads and forgets; ready once the caller has closed its side or broken it.
-    pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut room = [MaybeUninit::uninit(); 8 << 10];
         loop {
             let mut buf = ReadBuf::uninit(&mut room);
@@ -216,6 +218,7 @@ impl AsyncWrite for Accepted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::Watch as _;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 

@@ -30,7 +30,7 @@ pub(crate) trait End: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 
 /// An end, for looking at.
 pub(crate) trait Watch {
-    /// Whether the caller has closed its direction.
+    /// Whether the caller has closed its direction. Data that came before may still be unread.
     fn is_closed(&self) -> bool;
 
     /// Bytes written so far.
@@ -62,33 +62,6 @@ impl End for Accepted {
 
     fn reset(&mut self) {
         self.breaks(true);
-    }
-}
-
-impl Watch for accepted::Watch {
-    fn is_closed(&self) -> bool {
-        accepted::Watch::is_closed(self)
-    }
-
-    fn written(&self) -> u64 {
-        accepted::Watch::written(self)
-    }
-
-    /// A socket says so when it is read or written, and only then.
-    fn poll_reset(&self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-
-    fn is_last(&self) -> bool {
-        accepted::Watch::is_last(self)
-    }
-
-    fn end(&self) {
-        accepted::Watch::end(self);
-    }
-
-    fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
-        accepted::Watch::poll_discard(self, cx)
     }
 }
 
