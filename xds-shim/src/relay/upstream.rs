@@ -172,6 +172,8 @@ fn take(read: &mut BytesMut) -> Result<Option<Bytes>, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
 
     fn framed(message: &[u8]) -> Vec<u8> {
         let length = u32::try_from(message.len()).unwrap();
@@ -207,6 +209,41 @@ mod tests {
         assert!(read.capacity() < 100, "{}", read.capacity());
         assert_eq!(take(&mut read).unwrap().unwrap(), "next");
         assert_eq!(read.capacity(), 0);
+    }
+
+    /// What comes of a body of these pieces, and these trailers.
+    async fn read(pieces: &[&[u8]], trailers: Option<HeaderMap>) -> Vec<Result<Bytes, Code>> {
+        let data = pieces
+            .iter()
+            .map(|piece| Frame::data(Bytes::copy_from_slice(piece)));
+        let frames = data
+            .chain(trailers.map(Frame::trailers))
+            .map(Ok::<_, Status>);
+        let frames: Vec<_> = frames.collect();
+        let read = messages(Body::new(StreamBody::new(stream::iter(frames))));
+        read.map(|one| one.map_err(|status| status.code()))
+            .collect()
+            .await
+    }
+
+    /// istiod, or the way to it, may end at any byte: the proxy is given whole messages, and then the reason.
+    #[tokio::test]
+    async fn a_stream_may_end_anywhere_and_no_half_a_message_is_one() {
+        let (one, two) = (framed(b"abc"), framed(b"defg"));
+        let whole = [one.clone(), two.clone()].concat();
+        for cut in 0..=whole.len() {
+            let mut wanted = Vec::new();
+            wanted.extend((cut >= one.len()).then(|| Ok("abc".into())));
+            wanted.extend((cut == whole.len()).then(|| Ok("defg".into())));
+            if ![0, one.len(), whole.len()].contains(&cut) {
+                wanted.push(Err(Code::Internal));
+            }
+            assert_eq!(read(&[&whole[..cut]], None).await, wanted, "{cut}");
+        }
+        let refused = Status::unavailable("istiod goes").into_http::<()>();
+        let trailers = refused.headers().clone();
+        let read = read(&[&one, &two[..3]], Some(trailers)).await;
+        assert_eq!(read, [Ok("abc".into()), Err(Code::Unavailable)]);
     }
 
     #[test]
