@@ -1,6 +1,7 @@
 //! Micro benches of the hot paths; see `benches/` and `make bench-micro`. `make bench-relay` runs `src/bin/relay`, `make
 //! bench-scale` `src/bin/scale`. `make report` runs `src/bin/report`, which makes `results/` of what all benches found.
 
+pub mod claims;
 pub mod mesh;
 
 use std::fmt::Debug;

@@ -21,7 +21,7 @@ fn snapshot(services: u32) -> Snapshot {
 }
 
 /// An encoded `Resource`, as it stands in a response.
-fn resource(type_url: &str, name: &str, body: &Bytes) -> Bytes {
+pub fn resource(type_url: &str, name: &str, body: &[u8]) -> Bytes {
     let resource = Resource {
         name: name.to_owned(),
         resource: Some(Any {
@@ -50,8 +50,8 @@ pub fn push(type_url: &str, services: u32) -> Bytes {
 pub fn routes(services: u32) -> Bytes {
     const PORT: &str = "80";
     let snapshot = snapshot(services);
-    let body = snapshot.get(RDS, PORT);
-    resource(RDS, PORT, must(body.ok_or("no routes of port 80")))
+    let body = must(snapshot.get(RDS, PORT).ok_or("no routes of port 80"));
+    resource(RDS, PORT, body)
 }
 
 /// A proxy's request.

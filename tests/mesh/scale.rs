@@ -2,6 +2,7 @@
 //! of it.
 
 use anyhow::{Context, Result, ensure};
+use mesh_tests::stats::median;
 use mesh_tests::testbed::{Call, Case, Pod, Test};
 
 pub(crate) mod services;
@@ -9,7 +10,7 @@ pub(crate) mod weight;
 
 use crate::on_demand::Shop;
 use services::{Services, Shape};
-use weight::{Pair, Weight, call_three, median, until_no_copies, write_sidecar};
+use weight::{Pair, Weight, call_three, until_no_copies, write_sidecar};
 
 /// A lazy sidecar's config heap, and its process, as a part of those of one with a hand-written Sidecar that names
 /// what the lazy one calls.
@@ -92,7 +93,7 @@ async fn compare(when: &str, pairs: &[Pair]) -> Result<()> {
         heaps.push(heap);
         sets.push(set);
     }
-    let (heap, set) = (median(heaps), median(sets));
+    let (heap, set) = (middle(heaps)?, middle(sets)?);
     println!("{when}: heap {heap:.3} of the hand-written Sidecar's, resident set {set:.3}");
     ensure!(
         heap <= MOST_HEAP && set <= MOST_RSS,
@@ -117,5 +118,9 @@ async fn latencies(
             if at == 0 { &mut first } else { &mut later }.push(outcome.latency_ms);
         }
     }
-    Ok((median(first), median(later)))
+    Ok((middle(first)?, middle(later)?))
+}
+
+fn middle(values: Vec<f64>) -> Result<f64> {
+    median(values).context("nothing was measured")
 }

@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::stats::median;
+
 #[cfg(test)]
 mod tests;
 
@@ -243,11 +245,11 @@ impl Way {
 
 /// The medians of what has the same place in all of the values.
 fn middle(values: &[&Value], place: &str, spread: &mut Spread) -> Value {
-    let mut numbers: Vec<f64> = values.iter().filter_map(|value| value.as_f64()).collect();
-    numbers.sort_by(f64::total_cmp);
-    if let (Some(least), Some(most)) = (numbers.first(), numbers.last()) {
-        spread.insert(place.to_owned(), [*least, *most]);
-        let median = f64::midpoint(numbers[(numbers.len() - 1) / 2], numbers[numbers.len() / 2]);
+    let numbers: Vec<f64> = values.iter().filter_map(|value| value.as_f64()).collect();
+    if let Some(median) = median(numbers.clone()) {
+        let least = numbers.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        spread.insert(place.to_owned(), [least, most]);
         let whole = values.iter().all(|value| value.is_u64() || value.is_null());
         return if whole {
             json!(median.round() as u64)

@@ -4,5 +4,7 @@ pub mod app;
 pub mod bench_report;
 pub mod differential;
 pub mod embedded;
+pub mod running;
 pub mod sandbox;
+pub mod stats;
 pub mod testbed;

@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::testbed::{Envoy, Namespace, Pod, until};
-use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const AT_REST: f64 = 0.001;
 
 /// In bytes.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Weight {
     /// What config costs: `/memory`, `allocated`.
     pub(crate) heap: u64,
@@ -92,11 +91,10 @@ pub(crate) async fn until_no_copies(lazy: &[&Pod], beside: &[&Pod]) -> Result<()
 }
 
 /// How much of what there is. To count it costs Envoy memory: after all else.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Count {
     pub(crate) clusters: usize,
     pub(crate) listeners: usize,
-    pub(crate) route_configs: usize,
     pub(crate) virtual_hosts: usize,
 }
 
@@ -116,7 +114,6 @@ impl Count {
         Ok(Self {
             clusters: envoy.dynamic_clusters().await?.len(),
             listeners: envoy.dynamic_listeners().await?.len(),
-            route_configs: configs.len(),
             virtual_hosts,
         })
     }
@@ -136,9 +133,4 @@ impl Pair {
         let lazy = shop.client(&format!("lazy-{round}")).await?;
         Ok(Self { hand, lazy })
     }
-}
-
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -12,6 +12,7 @@ use super::network::{ISTIOD, SERVICE_CIDR};
 use super::pki::TestRoot;
 use super::process::Process;
 use super::tools::Tools;
+use crate::running::Running;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const ETCD: &str = "http://127.0.0.1:12379";
@@ -265,9 +266,9 @@ impl Istiod {
         Ok(Self { process })
     }
 
-    /// Its process id.
-    pub(super) fn pid(&self) -> i32 {
-        self.process.pid()
+    /// What the kernel says of it.
+    pub(super) fn running(&self) -> Running {
+        self.process.running()
     }
 
     /// Ends it, by SIGTERM.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::http;
 use super::network::PodNetwork;
-use super::running::Running;
+use crate::running::Running;
 
 const ADMIN_PORT: u16 = 15000;
 
@@ -177,7 +177,7 @@ impl Envoy {
     /// # Errors
     /// When the agent has no Envoy (any more).
     pub fn running(&self) -> Result<Running> {
-        Ok(Running::new(self.pid()?))
+        Ok(Running::new(self.pid()?.unsigned_abs()))
     }
 
     /// Envoy's process id.

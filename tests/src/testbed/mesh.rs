@@ -24,9 +24,9 @@ use super::part::sum_of;
 use super::pki::TestRoot;
 use super::process;
 use super::resources::Resources;
-use super::running::Running;
 use super::tools::Tools;
 use super::wait;
+use crate::running::Running;
 use crate::sandbox::Sandbox;
 
 const ISTIO_NAMESPACE: &str = "istio-system";
@@ -145,7 +145,7 @@ impl Mesh {
 
     /// istiod's process.
     pub async fn istiod(&self) -> Running {
-        Running::new(self.0.istiod.lock().await.pid())
+        self.0.istiod.lock().await.running()
     }
 
     /// The sum of one of istiod's metrics over all label sets that contain `labels`.

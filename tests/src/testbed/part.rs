@@ -16,8 +16,8 @@ use super::namespace::Namespace;
 use super::network;
 use super::pki::ServerCertificate;
 use super::process::Process;
-use super::running::Running;
 use super::tools;
+use crate::running::Running;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(40);
@@ -278,7 +278,7 @@ impl Replica {
         let process = process
             .as_ref()
             .with_context(|| format!("{} is not running", self.0.name))?;
-        Ok(Running::new(process.pid()))
+        Ok(process.running())
     }
 
     /// GETs a page of its admin port.

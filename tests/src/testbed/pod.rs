@@ -18,9 +18,9 @@ use super::envoy::Envoy;
 use super::mesh::Mesh;
 use super::network::PodNetwork;
 use super::process::{self, Process};
-use super::running::Running;
 use super::sidecar::{self, Owner, SidecarOptions};
 use super::tools;
+use crate::running::Running;
 
 /// The port of `mesh-app` that tells what it has seen. It is not intercepted.
 pub const CONTROL_PORT: u16 = 19999;
@@ -415,7 +415,7 @@ impl Pod {
         let agent = agent
             .as_ref()
             .with_context(|| format!("pod {} has no running sidecar", self.name()))?;
-        Ok(Running::new(agent.pid()))
+        Ok(agent.running())
     }
 
     /// Runs a command in the pod (as root, so that its connections are intercepted) and gives back its output.

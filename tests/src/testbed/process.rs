@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::wait;
+use crate::running::Running;
 
 /// A running program, the leader of a process group of its own. Dropping it kills the group.
 #[derive(Debug)]
@@ -57,6 +58,11 @@ impl Process {
     /// The process id, which is its group's as well.
     pub(super) fn pid(&self) -> i32 {
         self.group.as_raw_nonzero().get()
+    }
+
+    /// What the kernel says of it.
+    pub(super) fn running(&self) -> Running {
+        Running::new(self.pid().unsigned_abs())
     }
 
     /// Waits, as [`wait::until`] does, for something that this program must do, but not beyond its end.

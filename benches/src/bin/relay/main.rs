@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use case::{Case, Protocol};
 use clap::Parser;
 use measure::{Plan, Rounds};
+use mesh_benches::claims;
 use relay::Relay;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -136,7 +137,7 @@ async fn compare(args: &Args) -> Result<bool> {
         claims.extend(report::claims_of_soak(&soak));
         soaked = Some(soak);
     }
-    println!("{}", report::list(&claims));
+    println!("{}", claims::list(&claims));
     let settings = json!({
         "rounds": args.rounds,
         "seconds": args.seconds,

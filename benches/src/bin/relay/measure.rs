@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use mesh_tests::stats;
 use serde::Serialize;
 
 use crate::case::Case;
@@ -80,10 +81,11 @@ async fn measure(case: Case, relay: &Relay, plan: Plan) -> Result<Figures> {
     let origin = Origin::start(case).await?;
     let mut load = Load::start(case, relay.address, origin.address, u64::MAX);
     load.run_for(plan.warm_up).await?;
-    let (cpu, begin) = (relay.cpu_seconds()?, Instant::now());
+    let (running, begin) = (relay.running(), Instant::now());
+    let before = running.cpu()?;
     let seen = load.run_for(plan.measured).await?;
-    let (cpu, seconds) = (relay.cpu_seconds()? - cpu, begin.elapsed().as_secs_f64());
-    let rss = relay.resident()?;
+    let cpu = (running.cpu()? - before).as_secs_f64();
+    let (seconds, rss) = (begin.elapsed().as_secs_f64(), running.rss()?);
     load.end().await?;
     let requests = f64::from(u32::try_from(seen.requests)?);
     Ok(Figures {
@@ -104,14 +106,9 @@ fn quantile(sorted_nanos: &[u32], percent: usize) -> f64 {
     nanos.map_or(f64::INFINITY, |nanos| f64::from(nanos) / 1e6)
 }
 
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.as_slice() {
-        [] => f64::NAN,
-        all if all.len() % 2 == 1 => all[middle],
-        all => f64::midpoint(all[middle - 1], all[middle]),
-    }
+/// Of nothing, no number.
+pub(crate) fn median(values: Vec<f64>) -> f64 {
+    stats::median(values).unwrap_or(f64::NAN)
 }
 
 /// The medians of each figure.
@@ -133,10 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_and_quantiles() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(vec![]).is_nan());
+    fn quantiles() {
         let nanos: Vec<u32> = (1..=1000).map(|ms| ms * 1_000_000).collect();
         assert_eq!(quantile(&nanos, 99), 991.0);
         assert_eq!(quantile(&[], 99), f64::INFINITY);

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use mesh_tests::running::Running;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -142,25 +143,9 @@ impl Relay {
         }
     }
 
-    /// Seconds of CPU it has used, the kernel's work for it included.
-    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
-        let mut nanos = 0_u64;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
-                continue;
-            };
-            let first = text.split_whitespace().next().unwrap_or("0");
-            nanos += first.parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(nanos).as_secs_f64())
-    }
-
-    /// Its resident memory, in bytes.
-    pub(crate) fn resident(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next());
-        Ok(kib.context("no VmRSS")?.parse::<u64>()? << 10)
+    /// What the kernel says of it.
+    pub(crate) fn running(&self) -> Running {
+        Running::new(self.child.id())
     }
 
     /// Its open descriptors.

@@ -3,18 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use mesh_benches::claims::Claim;
 use serde_json::{Value, json};
 
 use crate::measure::{Figures, Rounds, medians};
 use crate::soak::Soak;
-
-/// A claim, and whether it holds.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    name: String,
-    pub(crate) holds: bool,
-    shown: String,
-}
 
 /// The claims about the cases.
 pub(crate) fn claims_of_rounds(rounds: &Rounds) -> Vec<Claim> {
@@ -29,12 +22,12 @@ pub(crate) fn claims_of_rounds(rounds: &Rounds) -> Vec<Claim> {
     };
     vec![
         Claim {
-            name: format!("{name}: at equal CPU at least as many requests as Envoy"),
+            claim: format!("{name}: at equal CPU at least as many requests as Envoy"),
             holds: carried >= 1.0,
             shown: format!("{carried:.2} times"),
         },
         Claim {
-            name: format!("{name}: a {latency} no worse than Envoy's"),
+            claim: format!("{name}: a {latency} no worse than Envoy's"),
             holds: took <= 1.0,
             shown: format!("{took:.2} times"),
         },
@@ -61,12 +54,12 @@ pub(crate) fn claims_of_soak(soak: &Soak) -> Vec<Claim> {
     let over = format!("over {} requests", soak.requests);
     vec![
         Claim {
-            name: format!("descriptors stay flat {over}"),
+            claim: format!("descriptors stay flat {over}"),
             holds: soak.descriptors_flat,
             shown: from_to(|sample| sample.descriptors),
         },
         Claim {
-            name: format!("memory stays flat {over}"),
+            claim: format!("memory stays flat {over}"),
             holds: soak.memory_flat,
             shown: from_to(|sample| sample.rss_bytes >> 10) + " KiB",
         },
@@ -108,15 +101,6 @@ fn row(case: &str, relay: &str, figures: &Figures) -> String {
     )
 }
 
-/// The claims, one a line.
-pub(crate) fn list(claims: &[Claim]) -> String {
-    let line = |claim: &Claim| {
-        let word = if claim.holds { "holds" } else { "FAILS" };
-        format!("{word}  {} ({})\n", claim.name, claim.shown)
-    };
-    claims.iter().map(line).collect()
-}
-
 /// Writes all of it down.
 pub(crate) fn write(
     path: &Path,
@@ -133,10 +117,7 @@ pub(crate) fn write(
         "cases": cases(downloads),
         "uploads": cases(uploads),
         "soak": soak,
-        "claims": claims
-            .iter()
-            .map(|claim| json!({"claim": claim.name, "holds": claim.holds, "shown": claim.shown}))
-            .collect::<Vec<_>>(),
+        "claims": claims,
     });
     let text = serde_json::to_string_pretty(&document)?;
     if let Some(folder) = path.parent() {

@@ -47,7 +47,7 @@ pub(crate) async fn soak(relay: &Relay, requests: u64) -> Result<Soak> {
         let limit = requests.div_ceil(PIECES);
         let mut load = Load::start(cases[which], relay.address, origins[which].address, limit);
         load.half().await.context("soak")?;
-        let (descriptors, rss_bytes) = (relay.descriptors()?, relay.resident()?);
+        let (descriptors, rss_bytes) = (relay.descriptors()?, relay.running().rss()?);
         sent += load.all().await.context("soak")?;
         series.push(Sample {
             requests: sent,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use mesh_benches::mesh::resource;
 use mesh_tests::embedded::resources::Resources;
 use mesh_tests::embedded::{MeshShape, Service, endpoints, routes};
 use prost::Message;
@@ -139,15 +140,9 @@ fn record(kind: Kind, name: &str, body: &[u8]) -> Bytes {
     out.into()
 }
 
-/// `DeltaDiscoveryResponse.resources` = 2; `Resource`: resource = 2, name = 3; `Any`: `type_url` = 1, value = 2.
+/// `DeltaDiscoveryResponse.resources` = 2.
 fn put_resource(out: &mut Vec<u8>, kind: Kind, name: &str, body: &[u8]) {
-    let mut any = Vec::with_capacity(body.len() + 128);
-    put_string(&mut any, 1, kind.url());
-    put_bytes(&mut any, 2, body);
-    let mut resource = Vec::with_capacity(any.len() + name.len() + 16);
-    put_bytes(&mut resource, 2, &any);
-    put_string(&mut resource, 3, name);
-    put_bytes(out, 2, &resource);
+    put_bytes(out, 2, &resource(kind.url(), name, body));
 }
 
 #[cfg(test)]

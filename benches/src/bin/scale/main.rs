@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use case::{Case, Found, LeftOut};
 use clap::Parser;
+use mesh_benches::claims;
 use report::Report;
 use run::{Mesh, Run, Settings};
 use serde_json::json;
@@ -146,7 +147,7 @@ async fn all(args: &Args) -> Result<bool> {
         one(*case, mesh, &settings, &mut report).await?;
     }
     let claims = report.claims(args.quick);
-    println!("{}\n{}", report.table(), report::list(&claims));
+    println!("{}\n{}", report.table(), claims::list(&claims));
     let written = json!({
         "limit_s": args.limit,
         "changes": args.changes,
@@ -156,7 +157,7 @@ async fn all(args: &Args) -> Result<bool> {
     });
     report.write(&args.out, &claims, written)?;
     println!("written: {}", args.out.display());
-    Ok(claims.iter().all(report::Claim::holds))
+    Ok(claims.iter().all(|claim| claim.holds))
 }
 
 fn cores() -> usize {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use mesh_benches::claims::Claim;
 use serde_json::{Value, json};
 
 use crate::case::{Beside, Case, Found, LeftOut, Spent};
@@ -24,20 +24,6 @@ const MOST_QUICK_RSS: u64 = 250_000_000;
 pub(crate) struct Report {
     found: Vec<Found>,
     left_out: Vec<LeftOut>,
-}
-
-/// A claim, and whether it holds.
-#[derive(Debug, Serialize)]
-pub(crate) struct Claim {
-    claim: String,
-    holds: bool,
-    shown: String,
-}
-
-impl Claim {
-    pub(crate) fn holds(&self) -> bool {
-        self.holds
-    }
 }
 
 impl Report {
@@ -127,15 +113,6 @@ impl Report {
         let text = serde_json::to_string_pretty(&document)?;
         std::fs::write(path, text + "\n").with_context(|| path.display().to_string())
     }
-}
-
-/// The claims, one a line.
-pub(crate) fn list(claims: &[Claim]) -> String {
-    let line = |claim: &Claim| {
-        let word = if claim.holds { "holds" } else { "FAILS" };
-        format!("{word}  {} ({})\n", claim.claim, claim.shown)
-    };
-    claims.iter().map(line).collect()
 }
 
 fn name(found: &Found) -> String {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use mesh_tests::stats::median;
 use parking_lot::RwLock;
 use tokio::time::sleep;
 
@@ -191,7 +192,7 @@ impl<'a> Run<'a> {
         let first = self.fleet.len().min(mesh::NAMESPACES as usize);
         self.fleet.order(0..first, What::Restart).await?;
         self.shim.rests().await?;
-        found.rss_of_first_bytes = Some(self.shim.resident()?);
+        found.rss_of_first_bytes = Some(self.shim.running().rss()?);
         let began = self.mark().await?;
         let others = first..self.fleet.len();
         self.fleet.order(others, What::Restart).await?;
@@ -208,7 +209,7 @@ impl<'a> Run<'a> {
         }
         self.plane.settled(self.fleet.len()).await?;
         self.shim.rests().await?;
-        let resident = self.shim.resident()?;
+        let resident = self.shim.running().rss()?;
         found.rss_bytes = Some(resident);
         let further = self.fleet.len().saturating_sub(mesh::NAMESPACES as usize) as u64;
         let of_first = found.rss_of_first_bytes.unwrap_or_default();
@@ -338,7 +339,7 @@ impl<'a> Run<'a> {
             cpu_system_s: cpu.system_s - began.cpu.system_s,
             bytes_in: self.plane.sent() - began.bytes_in,
             bytes_out: self.fleet.counts.bytes.load(Ordering::Relaxed) - began.bytes_out,
-            peak_rss_bytes: self.shim.peak()?,
+            peak_rss_bytes: self.shim.running().peak_rss()?,
             broken_streams: self.fleet.counts.broken.load(Ordering::Relaxed) - began.broken,
         })
     }
@@ -388,9 +389,4 @@ async fn change_all(
     board.begin(change, users);
     plane.push(push);
     board.all(CHANGE_LIMIT).await
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
 }

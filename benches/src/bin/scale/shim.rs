@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use mesh_tests::running::Running;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::time::sleep;
@@ -105,26 +106,18 @@ impl Shim {
         Ok(())
     }
 
-    fn proc(&self, file: &str) -> Result<String> {
-        let path = format!("/proc/{}/{file}", self.child.id());
-        fs::read_to_string(&path).context(path)
-    }
-
     /// What it has used so far.
     pub(crate) fn cpu(&self) -> Result<Cpu> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = fs::read_to_string(&path).context(path)?;
         // Of an old kernel's a hundredth of a second: whatever is measured takes long beside that.
         let ticks = rustix::param::clock_ticks_per_second();
-        cpu_of(&self.proc("stat")?, ticks).context("/proc/PID/stat is not as it was")
+        cpu_of(&stat, ticks).context("/proc/PID/stat is not as it was")
     }
 
-    /// Its resident memory now, in bytes.
-    pub(crate) fn resident(&self) -> Result<u64> {
-        bytes_of(&self.proc("status")?, "VmRSS:").context("no VmRSS")
-    }
-
-    /// The most resident memory it had since [`Self::forget_peak`], in bytes.
-    pub(crate) fn peak(&self) -> Result<u64> {
-        bytes_of(&self.proc("status")?, "VmHWM:").context("no VmHWM")
+    /// Its memory.
+    pub(crate) fn running(&self) -> Running {
+        Running::new(self.child.id())
     }
 
     /// The peak begins anew, at what there is now.
@@ -164,12 +157,6 @@ fn cpu_of(stat: &str, ticks_per_second: u64) -> Option<Cpu> {
     })
 }
 
-fn bytes_of(status: &str, field: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib << 10)
-}
-
 /// Lets this process, and what it starts, have as many descriptors as it may; how many that are.
 pub(crate) fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
@@ -188,14 +175,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_s_files_are_read() {
+    fn cpu_is_told_in_ticks() {
         let stat = "17 (xds shim) 1) S 1 17 17 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 3 0 1 2 3";
         let cpu = cpu_of(stat, 100).unwrap();
         assert_eq!((cpu.user_s, cpu.system_s), (2.5, 0.5));
         assert!(cpu_of("17 (x) S 1", 100).is_none());
-        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
-        assert_eq!(bytes_of(status, "VmRSS:"), Some(1 << 20));
-        assert_eq!(bytes_of(status, "VmHWM:"), Some(2 << 20));
-        assert_eq!(bytes_of(status, "VmSwap:"), None);
     }
 }

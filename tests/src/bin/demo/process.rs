@@ -1,6 +1,7 @@
 //! A program that runs beside the demo, its output in a file.
 
 use anyhow::{Context, Result, bail};
+use mesh_tests::running::Running;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -70,13 +71,9 @@ impl Process {
         Ok(())
     }
 
-    /// Its memory in use, in bytes (`VmRSS`).
+    /// Its memory in use, in bytes.
     pub(crate) fn rss(&self) -> Result<u64> {
-        let file = format!("/proc/{}/status", self.pid()?);
-        let status = std::fs::read_to_string(&file).context(file)?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-        Ok(1024 * kib.context("no VmRSS")?)
+        Running::new(self.pid()?).rss()
     }
 }
 
