@@ -178,25 +178,25 @@ impl World<'_> {
         run: &mut Run,
     ) -> Result<()> {
         let all = clients.probe(self.lab, &scenario.probes).await?;
-        for (calls, probe) in all.iter().zip(&scenario.probes) {
-            if judge(calls) == Verdict::Unstable {
-                let plain: BTreeSet<_> = calls.plain.iter().collect();
-                tracing::debug!("not compared: {probe}: a plain client has {plain:?}");
-            }
+        let judged = all.into_iter().enumerate().map(|(probe, calls)| Judged {
+            phase,
+            probe,
+            verdict: judge(&calls),
+            calls,
+        });
+        let judged: Vec<_> = judged.collect();
+        for one in judged.iter().filter(|one| one.verdict == Verdict::Unstable) {
+            let plain: BTreeSet<_> = one.calls.plain.iter().collect();
+            let probe = &scenario.probes[one.probe];
+            tracing::debug!("not compared: {probe}: a plain client has {plain:?}");
         }
-        if all
+        if judged
             .iter()
-            .any(|calls| matches!(judge(calls), Verdict::Differs { .. }))
+            .any(|one| matches!(one.verdict, Verdict::Differs { .. }))
         {
             clients.keep().await?;
         }
-        run.judged
-            .extend(all.into_iter().enumerate().map(|(probe, calls)| Judged {
-                phase,
-                probe,
-                verdict: judge(&calls),
-                calls,
-            }));
+        run.judged.extend(judged);
         Ok(())
     }
 

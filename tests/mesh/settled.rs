@@ -9,10 +9,10 @@ use mesh_tests::testbed::{
 use serde_json::Value;
 
 use crate::sidecar::{
-    LIMIT, PACE, STRANGER, caller, ensure_clean, knows, label, objects, ours, wait_direct,
-    wait_no_trace, wait_plain,
+    LIMIT, PACE, STRANGER, caller, ensure_clean, knows, label, objects, ours, status_of,
+    wait_direct, wait_no_trace, wait_plain,
 };
-use crate::steps::Steady;
+use crate::steps::{Steady, stream_of};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tests = vec![
@@ -144,10 +144,7 @@ impl Place {
     }
 
     async fn status(&self) -> Result<Value> {
-        let records = objects(&self.ns, "WorkloadDependencies").await?;
-        let mut records = records.into_iter();
-        let record = records.find(|one| one.metadata.name.as_deref() == Some(RECORD));
-        Ok(record.context("no record of the client")?.data["status"].clone())
+        status_of(&self.ns, "client").await
     }
 
     async fn wait_phase(&self, phases: &[&str]) -> Result<()> {
@@ -210,13 +207,7 @@ impl Place {
 
     /// How many clusters the shim holds of a pod's.
     async fn held(&self, pod: &Pod) -> Result<u64> {
-        let streams: Value = serde_json::from_str(&self.shim.admin("/debug/streams").await?)?;
-        let streams = streams.as_array().context("no list of streams")?;
-        let of_pod = |stream: &&Value| {
-            let proxy = stream["proxy"].as_str().unwrap_or_default();
-            proxy.contains(pod.name())
-        };
-        let stream = streams.iter().find(of_pod).context("it has no stream")?;
+        let stream = stream_of(&self.shim, pod).await?;
         let clusters = &stream["clusters"];
         clusters["held"]
             .as_u64()

@@ -29,7 +29,7 @@ use mesh_tests::testbed::{
     Call, Case, Controllers, GlobalProxies, GlobalProxy, Namespace, Pod, Replica, Test, Workload,
     until,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub(crate) fn tests() -> Vec<Test> {
     let tests = [
@@ -276,6 +276,19 @@ pub(crate) async fn objects(ns: &Namespace, kind: &str) -> Result<Vec<DynamicObj
     let client = ns.mesh().resources().client().clone();
     let api: Api<DynamicObject> = Api::namespaced_with(client, ns.name(), &resource);
     Ok(api.list(&ListParams::default()).await?.items)
+}
+
+/// The record of a Deployment.
+pub(crate) async fn record_of(ns: &Namespace, workload: &str) -> Result<DynamicObject> {
+    let name = format!("deployment-{workload}");
+    let mut records = objects(ns, "WorkloadDependencies").await?.into_iter();
+    let record = records.find(|one| one.metadata.name.as_ref() == Some(&name));
+    record.with_context(|| format!("no record {name}"))
+}
+
+/// The status of that.
+pub(crate) async fn status_of(ns: &Namespace, workload: &str) -> Result<Value> {
+    Ok(record_of(ns, workload).await?.data["status"].take())
 }
 
 /// The names of the Sidecars and EnvoyFilters in a namespace that the controller made.

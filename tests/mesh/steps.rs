@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use mesh_tests::app::Outcome;
 use mesh_tests::testbed::{Call, Case, Namespace, Pod, Replica, Shims, Traffic, until};
+use serde_json::Value;
 
 /// A call that was not held: far less than the 5 s that Envoy holds one, far more than a busy machine needs.
 pub(crate) const NO_HOLD: Duration = Duration::from_secs(1);
@@ -158,4 +159,21 @@ impl Steady {
         }
         Ok(())
     }
+}
+
+/// What a shim says of its streams.
+pub(crate) async fn streams(shim: &Replica) -> Result<Vec<Value>> {
+    Ok(serde_json::from_str(&shim.admin("/debug/streams").await?)?)
+}
+
+/// What it says of a pod's.
+pub(crate) async fn stream_of(shim: &Replica, pod: &Pod) -> Result<Value> {
+    let id = format!("~{}.{}~", pod.name(), pod.spec().namespace);
+    let all = streams(shim).await?;
+    let is_its = |stream: &&Value| {
+        let proxy = stream["proxy"].as_str();
+        proxy.is_some_and(|proxy| proxy.contains(&id))
+    };
+    let found = all.iter().find(is_its).cloned();
+    found.with_context(|| format!("the shim has no stream of {}: {all:?}", pod.name()))
 }

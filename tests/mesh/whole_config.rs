@@ -1,13 +1,13 @@
 //! Proxies that cannot be made lazy, or must not be, behind a shim whose default is `on-demand`: their whole config, the
 //! same as straight from istiod.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use mesh_tests::testbed::{Call, Case, Namespace, Pod, Replica, Shims, Test, Workload};
-use serde_json::Value;
 
 use crate::on_demand::ensure_held;
 use crate::proxy_status::until_synced;
 use crate::same_config::until_same;
+use crate::steps::stream_of;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -57,16 +57,7 @@ impl Town {
 
     /// What the shim says it does with this pod's stream, and why.
     async fn treatment(&self, pod: &Pod) -> Result<String> {
-        let streams: Value = serde_json::from_str(&self.shim.admin("/debug/streams").await?)?;
-        let id = format!("~{}.{}~", pod.name(), self.ns.name());
-        let of_pod = |stream: &&Value| {
-            stream["proxy"]
-                .as_str()
-                .is_some_and(|proxy| proxy.contains(&id))
-        };
-        let stream = streams.as_array().into_iter().flatten().find(of_pod);
-        let stream = stream
-            .with_context(|| format!("the shim has no stream of {}: {streams}", pod.name()))?;
+        let stream = stream_of(&self.shim, pod).await?;
         Ok(stream["treatment"].as_str().unwrap_or_default().to_owned())
     }
 

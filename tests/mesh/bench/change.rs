@@ -37,13 +37,6 @@ enum Change {
     FullPush,
 }
 
-const ALL: [Change; 4] = [
-    Change::Endpoint,
-    Change::UnusedEndpoint,
-    Change::NewService,
-    Change::FullPush,
-];
-
 impl Change {
     /// Another one for another number.
     async fn make(self, mesh: &Mesh, services: &Services, number: u32) -> Result<()> {
@@ -141,18 +134,13 @@ impl Watched<'_> {
         self.mesh.istiod_metric("pilot_inbound_updates", "").await
     }
 
-    async fn cost(
-        &self,
-        change: Change,
-        services: &Services,
-        number: u32,
-        idle: Used,
-    ) -> Result<Cost> {
+    async fn cost(&self, change: Change, services: &Services, idle: Used) -> Result<Cost> {
         let passed = match self.pod {
             Some(counted) => Some(Passed::by(counted.shim).await?),
             None => None,
         };
         let (begin, before, seen) = (Instant::now(), self.used().await?, self.seen().await?);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         change.make(self.mesh, services, number).await?;
         until("istiod to see it", LIMIT, || async {
             ensure!(self.seen().await? > seen, "it has not");
@@ -185,19 +173,12 @@ impl Watched<'_> {
         };
         let mut all = Vec::new();
         for _ in 0..scope.repetitions {
-            let mut costs = Vec::new();
-            for change in ALL {
-                let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-                let cost = self.cost(change, services, number, idle).await?;
-                costs.push(Some(cost));
-            }
-            let mut costs = costs.into_iter();
-            let mut next = || costs.next().flatten();
+            let cost = async |change| self.cost(change, services, idle).await.map(Some);
             let changes = Changes {
-                endpoint: next(),
-                unused_endpoint: next(),
-                new_service: next(),
-                full_push: next(),
+                endpoint: cost(Change::Endpoint).await?,
+                unused_endpoint: cost(Change::UnusedEndpoint).await?,
+                new_service: cost(Change::NewService).await?,
+                full_push: cost(Change::FullPush).await?,
             };
             all.push(Way {
                 changes: Some(changes),

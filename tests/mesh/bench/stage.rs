@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use super::start::{Passed, workload};
 use crate::scale::services::Services;
 use crate::scale::weight::{THREE, write_sidecar};
-use crate::sidecar::{STRANGER, label, objects, wait_lazy};
+use crate::sidecar::{STRANGER, label, objects, status_of, wait_lazy, wait_no_trace};
+use crate::steps::streams;
 
 /// The whole mesh in one sidecar may take minutes to come.
 const READY: Duration = Duration::from_secs(300);
@@ -168,7 +169,7 @@ impl Stage {
             let begin = Instant::now();
             pod.get(&services.http_url(call)).await?;
             until("it to be in the record", LIMIT, || async {
-                let known = self.status(name).await?.to_string();
+                let known = status_of(self.ns(), name).await?.to_string();
                 ensure!(known.contains(host), "no {host} in {known}");
                 Ok(())
             })
@@ -184,7 +185,7 @@ impl Stage {
                 ensure!(text.contains(&host), "no {host} in {text}");
             }
             if *way == SETTLED {
-                let status = self.status(name).await?;
+                let status = status_of(self.ns(), name).await?;
                 ensure!(status["phase"] == "Settled", "{status}");
             }
             Ok(())
@@ -192,15 +193,6 @@ impl Stage {
         .await?;
         pod.delete().await?;
         Ok(times)
-    }
-
-    async fn status(&self, workload: &str) -> Result<serde_json::Value> {
-        let records = objects(self.ns(), "WorkloadDependencies").await?;
-        let name = format!("deployment-{workload}");
-        let mut records = records.into_iter();
-        let record = records.find(|one| one.metadata.name.as_ref() == Some(&name));
-        let record = record.with_context(|| format!("no record {name}"))?;
-        Ok(record.data["status"].clone())
     }
 
     /// Ends what would take part in what is measured next.
@@ -216,9 +208,7 @@ impl Stage {
                 ..
             } => {
                 label(&ns, None, "prefer-redirect").await?;
-                crate::sidecar::wait_no_trace(&ns)
-                    .await
-                    .with_context(|| way.to_owned())?;
+                wait_no_trace(&ns).await.with_context(|| way.to_owned())?;
                 controller.stop().await?;
                 global_proxy.stop().await?;
                 if let Some(through) = lazy {
@@ -255,7 +245,7 @@ impl<'a> Counted<'a> {
         // What is counted is to be its own.
         until("its shim to be nobody's", LIMIT, || async {
             let streams = streams(shim).await?;
-            ensure!(streams == 0, "{streams} streams");
+            ensure!(streams.is_empty(), "{streams:?}");
             Ok(())
         })
         .await?;
@@ -268,9 +258,4 @@ impl<'a> Counted<'a> {
             before,
         })
     }
-}
-
-async fn streams(shim: &Replica) -> Result<usize> {
-    let streams: serde_json::Value = serde_json::from_str(&shim.admin("/debug/streams").await?)?;
-    Ok(streams.as_array().map_or(0, Vec::len))
 }

@@ -12,7 +12,7 @@ use kube::api::Api;
 use mesh_tests::testbed::{Call, Case, Namespace, Pod, Test, until};
 
 use super::{
-    LIMIT, PACE, STRANGER, Shop, caller, knows, label, objects, ours, record, wait_direct,
+    LIMIT, PACE, STRANGER, Shop, caller, knows, label, ours, record, record_of, wait_direct,
     wait_lazy, wait_plain,
 };
 use crate::steps::Steady;
@@ -43,11 +43,7 @@ async fn steady(pod: &Pod, server: &str) -> Result<Steady> {
 
 /// The conditions of a workload's record, by type: whether they hold, and why.
 async fn conditions(ns: &Namespace, workload: &str) -> Result<BTreeMap<String, (bool, String)>> {
-    let name = format!("deployment-{workload}");
-    let records = objects(ns, "WorkloadDependencies").await?;
-    let mut records = records.into_iter();
-    let record = records.find(|one| one.metadata.name.as_deref() == Some(&name));
-    let mut record = record.with_context(|| format!("no record {name}"))?;
+    let mut record = record_of(ns, workload).await?;
     let said = record.data["status"]["conditions"].take();
     // The last to go takes the list along.
     let said: Option<Vec<Condition>> = serde_json::from_value(said)?;

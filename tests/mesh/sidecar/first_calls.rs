@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use mesh_tests::testbed::{Call, Case, IstiodOptions, Test, until};
 
-use super::{LIMIT, Shop, caller, ensure_clean, objects, wait_direct};
+use super::{LIMIT, Shop, caller, ensure_clean, record_of, wait_direct};
 
 pub(super) fn tests() -> Vec<Test> {
     vec![
@@ -151,13 +151,7 @@ async fn of_every_protocol(case: Case) -> Result<()> {
         shop.arrived().await? <= arrived,
         "what is learned comes by the global proxy"
     );
-    let records = objects(&shop.ns, "WorkloadDependencies").await?;
-    let record = records
-        .iter()
-        .find(|record| record.metadata.name.as_deref() == Some("deployment-client"))
-        .context("no record of the client")?
-        .data
-        .to_string();
+    let record = record_of(&shop.ns, "client").await?.data.to_string();
     for way in &ways {
         let host = format!("\"{}.{}.svc.cluster.local\"", way.service, shop.ns.name());
         ensure!(record.contains(&host), "{host} is not in {record}");
