@@ -6,10 +6,10 @@ use super::envoy::Envoy;
 use super::*;
 use crate::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use crate::listener::{ON_DEMAND_FILTER, TCP_PROXY_TYPE};
-use crate::stand_in::HEADER;
 use crate::stand_in::domains::{Domains, host_of};
 use crate::stand_in::tcp::tests::matching::{Spoken, chain_of};
 use crate::stand_in::tcp::{Asked, Destination, Way};
+use crate::stand_in::{HEADER, Name};
 use rds::route_action::ClusterSpecifier;
 
 /// A request or a connection.
