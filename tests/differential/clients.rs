@@ -21,8 +21,9 @@ const LATE_MS: f64 = 2000.0;
 const GREETING_LIMIT: Duration = Duration::from_secs(1);
 /// How long mirrored requests may take.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(2);
-/// How many further calls each client makes where two differed.
+/// How many further calls each client makes where two differed, and how often: what is spread shows soon.
 const MORE: usize = 12;
+const ROUNDS: usize = 5;
 /// What is worth a line when one looks why a seed takes long.
 const SLOW_MS: f64 = 500.0;
 /// By this header a server's view of a call is told from others.
@@ -119,20 +120,23 @@ impl Clients {
         for side in [Side::Plain, Side::Lazy, Side::Lazy, Side::Plain] {
             self.make(side, &all, probes, &mut made).await?;
         }
-        let calls = self.observe(lab, &made).await?;
-        let doubtful: Vec<usize> = all
-            .into_iter()
-            .filter(|&index| calls[index].want_more())
-            .flat_map(|index| [index; MORE])
-            .collect();
-        if doubtful.is_empty() {
-            return Ok(calls);
+        for round in 0..ROUNDS {
+            let calls = self.observe(lab, &made).await?;
+            let wants = |&index: &usize| {
+                // One further round of the plain one shows whether it is answered at all in one way.
+                calls[index].want_more() && (round == 0 || !made[index].is_late_if_lazy())
+            };
+            let doubtful: Vec<usize> = all.iter().copied().filter(wants).collect();
+            if doubtful.is_empty() {
+                return Ok(calls);
+            }
+            let doubtful: Vec<usize> = doubtful.into_iter().flat_map(|i| [i; MORE]).collect();
+            self.make(Side::Plain, &doubtful, probes, &mut made).await?;
+            // Further calls of the lazy one show whether it spreads as the plain one does, which is answered at once.
+            let mut at_once = doubtful;
+            at_once.retain(|&index| !made[index].is_late_if_lazy());
+            self.make(Side::Lazy, &at_once, probes, &mut made).await?;
         }
-        self.make(Side::Plain, &doubtful, probes, &mut made).await?;
-        // Further calls of the lazy one show whether it spreads as the plain one does, which is answered at once.
-        let mut at_once = doubtful;
-        at_once.retain(|&index| !made[index].is_late_if_lazy());
-        self.make(Side::Lazy, &at_once, probes, &mut made).await?;
         self.observe(lab, &made).await
     }
 

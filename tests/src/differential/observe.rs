@@ -236,6 +236,7 @@ fn kind(error: &str) -> Option<String> {
         ("not an answer: \u{15}", "ended"),
         // What a server of another protocol said may be cut off as well.
         ("http2 error: connection error detected", "ended"),
+        ("not an answer: HTTP/1.1 400", "ended"),
         // A server that speaks first, and not HTTP: its words may be there before the request is out.
         ("invalid HTTP version parsed", "not HTTP"),
         ("received unexpected message from connection", "not HTTP"),

@@ -224,7 +224,7 @@ fn with_content(rng: &mut Rng, protocol: &'static str, host: String) -> Probe {
             "/api/v1?user=jo",
             "/?user=jo",
             "/a/b?status=404",
-            "/?fail=1&fail_key=$CALL",
+            "/?fail_tries=1",
             "/x?size=5000",
         ],
     );

@@ -1,6 +1,7 @@
 //! HTTP/1.1 and HTTP/2 on one port. Query parameters of a request change the answer:
 //! `status=N`, `location=URL`, `delay_ms=N` before it, `size=N` bytes of padding, `fail=N&fail_key=K` (the first N requests
-//! with key K get 503), `events=N&every_ms=M` (server-sent events), `early=1` (before the body is read).
+//! with key K get 503), `fail_tries=N` (the first N tries of a request do, as Envoy counts them, whoever they come to),
+//! `events=N&every_ms=M` (server-sent events), `early=1` (before the body is read).
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -93,6 +94,9 @@ async fn handle(state: Arc<State>, request: Request<Incoming>, port: u16) -> Res
     {
         status = Some(StatusCode::SERVICE_UNAVAILABLE);
     }
+    if number("fail_tries").is_some_and(|times| try_of(&parts.headers) <= times) {
+        status = Some(StatusCode::SERVICE_UNAVAILABLE);
+    }
     let answer = state.answer(saw);
     if early {
         // Read all the same: a server that hangs up instead may well cut its own answer off.
@@ -138,6 +142,13 @@ fn events(answer: &Answer, count: u32, pause: Duration) -> Response<Body> {
     let kind = HeaderValue::from_static("text/event-stream");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+/// Which try of a request this is: the first, if Envoy does not say.
+fn try_of(headers: &HeaderMap) -> u32 {
+    let said = headers.get("x-envoy-attempt-count");
+    let count = said.and_then(|count| count.to_str().ok()?.parse().ok());
+    count.unwrap_or(1)
 }
 
 fn query(parts: &request::Parts) -> HashMap<&str, &str> {
