@@ -22,7 +22,8 @@ use crate::mesh::{Kind, Service, World};
 /// Why something is in every sidecar. Of several the least is told.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Why {
-    /// It is part of Istio or of Lazymesh, or named in the mesh config, or by the operator.
+    /// It is the global proxy, or what Istio's own namespace has beside istiod (telemetry, gateways), or named in the mesh
+    /// config, or by the operator.
     Mesh,
     /// It is of a ServiceEntry: names that DNS answers with it in view only, and listeners on every address.
     ServiceEntry,
@@ -88,6 +89,8 @@ impl fmt::Display for Why {
 pub struct Reach<'a> {
     /// The namespace of the global proxy.
     pub namespace: &'a str,
+    /// The global proxy's full name.
+    pub host: &'a str,
     /// Ports on which every sidecar has an HTTP listener that all services share: the global proxy's own.
     pub http_ports: &'a BTreeSet<u16>,
     /// The ranges of addresses that `virtualOutbound` sends to it.
@@ -183,7 +186,8 @@ fn why(
     reach: &Reach<'_>,
     shared: &Shared,
 ) -> Option<Why> {
-    if service.namespace == world.config().root_namespace || service.namespace == reach.namespace {
+    let of_istio = service.namespace == world.config().root_namespace && !is_istiod(service);
+    if of_istio || service.host == reach.host {
         return Some(Why::Mesh);
     }
     match &service.form {
@@ -231,6 +235,13 @@ fn why(
         .then_some(Why::Headless)
         .or_else(|| of_port.min())
         .or_else(hidden)
+}
+
+/// Whether it is a control plane, of any revision, which no sidecar's config leads to: what its Envoy, its agent and istiod
+/// say to each other does not come by listeners. An application that calls it is served like one that calls any other service.
+fn is_istiod(service: &Service) -> bool {
+    let name = service.host.split('.').next().unwrap_or_default();
+    name == "istiod" || name.starts_with("istiod-")
 }
 
 /// A name outside the mesh is none of the fallback's business; a service keeps other names only if asked to.

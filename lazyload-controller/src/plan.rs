@@ -340,6 +340,7 @@ impl Desired {
         }
         let reach = Reach {
             namespace: &settings.global_proxy.namespace,
+            host: &fallback.host,
             http_ports: &fallback.http_ports,
             cidrs: &fallback.cidrs,
         };

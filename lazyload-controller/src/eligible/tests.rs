@@ -3,6 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::mesh::fixture::world;
 
+const GLOBAL_PROXY: &str = "global-proxy.lazymesh-system.svc.cluster.local";
+
 /// Why each service of `shop` and `bank` stays, seen from `front`.
 fn kept(world: &World, policy: Policy) -> BTreeMap<String, Why> {
     seen_from(world, "front", policy)
@@ -12,12 +14,13 @@ fn seen_from(world: &World, namespace: &str, policy: Policy) -> BTreeMap<String,
     let cidrs = world.service_cidrs();
     let reach = Reach {
         namespace: "lazymesh-system",
+        host: GLOBAL_PROXY,
         http_ports: &BTreeSet::from([80]),
         cidrs: &cidrs,
     };
     always(world, namespace, policy, &reach)
         .into_iter()
-        .filter(|(_, why)| *why != Why::Mesh)
+        .filter(|(host, _)| !host.contains(".istio-system.") && host != GLOBAL_PROXY)
         .map(|(host, why)| (host.replace(".svc.cluster.local", ""), why))
         .collect()
 }
@@ -31,6 +34,9 @@ const PREFER: Policy = Policy::PreferRedirect;
 #[test]
 fn plain_services_are_left_out_and_the_mesh_itself_never() {
     let mut world = world();
+    world.service("istio-system/zipkin", "10.96.0.3", &["http:9411"]);
+    world.service("istio-system/istiod-canary", "10.96.0.4", &["tcp:15012"]);
+    world.service("lazymesh-system/xds-shim", "10.96.0.5", &["tcp:15012"]);
     world.service("shop/web", "10.96.1.1", &["http:80", "grpc:9090"]);
     world.service("shop/db", "10.96.1.2", &["tcp:5432"]);
     world.service("shop/auto", "10.96.1.3", &["x:7000"]);
@@ -39,15 +45,15 @@ fn plain_services_are_left_out_and_the_mesh_itself_never() {
     let cidrs = world.service_cidrs();
     let reach = Reach {
         namespace: "lazymesh-system",
+        host: GLOBAL_PROXY,
         http_ports: &BTreeSet::from([80]),
         cidrs: &cidrs,
     };
     let all = always(&world, "front", PREFER, &reach);
-    assert_eq!(
-        all.get("istiod.istio-system.svc.cluster.local"),
-        Some(&Why::Mesh)
-    );
-    assert_eq!(all.len(), 2);
+    // No sidecar's own config leads to a control plane; and what else is beside the global proxy is like any other.
+    let hosts = ["zipkin.istio-system.svc.cluster.local", GLOBAL_PROXY];
+    let expected = hosts.map(|host| (host.to_owned(), Why::Mesh));
+    assert_eq!(all, BTreeMap::from(expected));
 }
 
 #[test]

@@ -95,10 +95,9 @@ pub(crate) fn kinds(desired: &Desired, of: &str) -> Vec<&'static str> {
 
 pub(crate) const CART: &str = "lazymesh-deployment-cart";
 pub(crate) const WEB: &str = "lazymesh-deployment-web";
-pub(crate) const BASE: [&str; 2] = [
-    "istio-system/istiod.istio-system",
-    "lazymesh-system/global-proxy.lazymesh-system",
-];
+/// A service of TCP like any other.
+const ISTIOD: &str = "istio-system/istiod.istio-system";
+pub(crate) const BASE: [&str; 1] = ["lazymesh-system/global-proxy.lazymesh-system"];
 
 pub(crate) fn with_base(more: &[&str]) -> Vec<String> {
     let mut all: Vec<String> = BASE
@@ -115,7 +114,7 @@ fn each_workload_has_the_base_and_what_it_learned() {
     let desired = plan(&shop(), &learned("cart", &["pay.bank", "gone.bank"]));
     assert_eq!(hosts(&desired, CART), with_base(&["bank/pay.bank"]));
     assert_eq!(hosts(&desired, WEB), with_base(&[]));
-    assert_eq!(desired.sidecars[&Name::new("shop", CART)].counts, (1, 0, 2));
+    assert_eq!(desired.sidecars[&Name::new("shop", CART)].counts, (1, 0, 1));
     assert_eq!(desired.filters.len(), 1);
     let (at, filter) = desired.filters.first_key_value().unwrap();
     assert_eq!(*at, name("shop/lazymesh-fallback"));
@@ -328,7 +327,7 @@ fn what_is_pinned_is_there_from_the_start() {
         hosts(&desired, CART),
         with_base(&["bank/pay.bank", "bank/rates.bank"])
     );
-    assert_eq!(desired.sidecars[&Name::new("shop", CART)].counts, (0, 1, 2));
+    assert_eq!(desired.sidecars[&Name::new("shop", CART)].counts, (0, 1, 1));
 }
 
 #[test]
@@ -396,14 +395,14 @@ fn without_a_tunnel_port_or_known_addresses_nothing_is_tunnelled_and_tcp_stays()
         ..settings()
     };
     let desired = plan_by(&world, &Graph::new(), &none);
-    assert_eq!(hosts(&desired, CART), with_base(&["bank/db.bank"]));
+    assert_eq!(hosts(&desired, CART), with_base(&["bank/db.bank", ISTIOD]));
     assert!(
         desired
             .filters
             .values()
             .all(|filter| filter.prefixes.is_empty())
     );
-    assert_eq!(desired.always[&Why::AddressOutside], 1);
+    assert_eq!(desired.always[&Why::AddressOutside], 2);
     // Where Kubernetes does not tell, the operator may.
     world.delete(Kind::ServiceCidr, &Name::cluster("kubernetes"));
     let told = Settings {
@@ -434,7 +433,7 @@ fn the_policy_is_the_namespace_s() {
     assert_eq!(policy(&world, "typo"), Policy::RedirectOnly);
     assert_eq!(
         hosts(&plan(&world, &Graph::new()), CART),
-        with_base(&["bank/db.bank"])
+        with_base(&["bank/db.bank", ISTIOD])
     );
 }
 
@@ -602,5 +601,5 @@ fn what_every_sidecar_has_takes_no_room_from_what_is_learned() {
     let all = ["bank/pay.bank", "bank/rates.bank", "shop/cart.shop"];
     assert_eq!(hosts(&desired, CART), with_base(&all));
     assert_eq!(kinds(&desired, "cart"), [""; 0]);
-    assert_eq!(desired.sidecars[&Name::new("shop", CART)].counts, (2, 0, 4));
+    assert_eq!(desired.sidecars[&Name::new("shop", CART)].counts, (2, 0, 3));
 }
