@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help bench bench-controller bench-micro bench-relay bench-scale build demo differential fmt fuzz lint report test
+.PHONY: help bench bench-controller bench-istiod bench-micro bench-relay bench-scale build demo differential fmt fuzz lint report test
 
 # Where iptables and ip are; an ordinary user's PATH often lacks it.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -16,6 +16,9 @@ SCALE ?= 100x50x50
 SIZES ?= 200,1000,5000
 SHAPE ?= plain
 REPETITIONS ?= 5
+# `make bench-istiod STREAMS=10,200 ISTIOD_SIZES=5000`: so many streams of each kind, in meshes of so many services
+STREAMS ?= 10,50
+ISTIOD_SIZES ?= 1000,5000
 # `make bench-relay BENCH_FLAGS=--quick`, `make bench-scale BENCH_FLAGS=--quick`
 BENCH_FLAGS ?=
 # `make bench-micro MICRO=routes`: one of them
@@ -50,6 +53,14 @@ bench-controller: need-cargo ## Run the controller with 5,000 workloads of 50 de
 	@release=$$(realpath $(or $(CARGO_TARGET_DIR),target)/release); \
 	LAZYMESH_SCALE=$(SCALE) LAZYMESH_CONTROLLER=$$release/lazyload-controller \
 		cargo test --locked --quiet -p mesh-tests --test mesh -- controller::at_scale
+
+bench-istiod: need-cargo ## Connect simulated sidecars to a real istiod, with and without Sidecars, into target/bench/istiod.json (needs root; half an hour)
+	cargo build --locked --release -p mesh-benches --bin scale
+	cargo build --locked -p xds-shim -p lazyload-controller -p global-proxy -p mesh-tests --bins
+	@release=$$(realpath $(or $(CARGO_TARGET_DIR),target)/release); \
+	LAZYMESH_BENCH_SIZES=$(ISTIOD_SIZES) LAZYMESH_BENCH_STREAMS=$(STREAMS) LAZYMESH_BENCH_REPETITIONS=$(REPETITIONS) \
+	LAZYMESH_SIMULATED_SIDECARS=$$release/scale \
+		cargo test --locked --quiet -p mesh-tests --test mesh -- bench::istiod_of_ --test-threads 1
 
 bench-micro: need-cargo ## Time the hot paths beside their baselines, and count instructions where valgrind and gungraun-runner are
 	cargo bench --locked -p mesh-benches $(addprefix --bench ,$(MICRO))

@@ -15,6 +15,7 @@ use std::time::Duration;
 mod calls;
 mod change;
 mod describe;
+mod istiod;
 mod stage;
 mod start;
 mod table;
@@ -47,17 +48,12 @@ const SHORT: Scope = Scope {
 };
 
 pub(crate) fn tests() -> Vec<Test> {
-    let sizes = std::env::var(SIZES).unwrap_or_default();
-    let sizes = sizes.split(',').filter_map(|size| size.trim().parse().ok());
-    let repetitions = std::env::var(REPETITIONS).ok();
-    let repetitions = repetitions.and_then(|number| number.parse().ok());
-    let repetitions = repetitions.unwrap_or(5).max(1);
-    let benches = sizes.map(|size: u32| {
+    let benches = numbers(SIZES).into_iter().map(|size| {
         let body = move |case| async move {
             let scope = Scope {
                 size,
                 shape: shape()?,
-                repetitions,
+                repetitions: repetitions(),
                 times: true,
             };
             let found = bench(&case, scope).await?;
@@ -66,7 +62,19 @@ pub(crate) fn tests() -> Vec<Test> {
         Test::new(&format!("bench::of_{size}"), body).limit(LIMIT)
     });
     let short = Test::new("bench::short_form", short_form).limit(LIMIT);
-    benches.chain([short]).map(Test::exclusive).collect()
+    let all = benches.chain([short]).map(Test::exclusive);
+    all.chain(istiod::tests()).collect()
+}
+
+/// Those that an environment variable lists, with commas.
+fn numbers(variable: &str) -> Vec<u32> {
+    let listed = std::env::var(variable).unwrap_or_default();
+    let numbers = listed.split(',').filter_map(|one| one.trim().parse().ok());
+    numbers.collect()
+}
+
+fn repetitions() -> u32 {
+    numbers(REPETITIONS).first().copied().unwrap_or(5).max(1)
 }
 
 fn shape() -> Result<Shape> {
@@ -271,15 +279,10 @@ impl Bench<'_> {
 /// Adds a size to the report, in place of what was measured of it before.
 fn write(case: &Case, scope: Scope, found: Found) -> Result<()> {
     println!("{}", table::of(scope.size, &found.ways));
-    let target = build_dir()?
-        .parent()
-        .map(PathBuf::from)
-        .context("a build folder without a parent")?;
-    let file = match scope.shape {
-        Shape::Plain => "bench/report.json".to_owned(),
-        other => format!("bench/report-{}.json", other.name()),
-    };
-    let file = target.join(file);
+    let file = bench_file(&match scope.shape {
+        Shape::Plain => "report.json".to_owned(),
+        other => format!("report-{}.json", other.name()),
+    })?;
     let before = Report::read(&file)?.unwrap_or_default();
     let mut report = Report {
         sizes: before.sizes,
@@ -290,6 +293,13 @@ fn write(case: &Case, scope: Scope, found: Found) -> Result<()> {
     report.write(&file)?;
     println!("-> {}", file.display());
     Ok(())
+}
+
+/// Where a bench writes what it found.
+fn bench_file(name: &str) -> Result<PathBuf> {
+    let build = build_dir()?;
+    let target = build.parent().context("a build folder without a parent")?;
+    Ok(target.join("bench").join(name))
 }
 
 /// On standard error, since a bench takes long.

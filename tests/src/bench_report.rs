@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::stats::median;
 
+pub mod istiod;
 #[cfg(test)]
 mod tests;
 

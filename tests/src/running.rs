@@ -49,6 +49,15 @@ impl Running {
         self.memory("VmHWM:")
     }
 
+    /// Has [`Running::peak_rss`] begin anew from here.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn forget_peak(self) -> Result<()> {
+        let file = format!("/proc/{}/clear_refs", self.0);
+        fs::write(&file, "5").with_context(|| file.clone())
+    }
+
     fn memory(self, field: &str) -> Result<u64> {
         let file = format!("/proc/{}/status", self.0);
         let status = fs::read_to_string(&file).with_context(|| file.clone())?;

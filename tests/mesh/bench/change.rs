@@ -26,8 +26,8 @@ const USED: u32 = 0;
 const UNUSED: u32 = 7;
 
 /// A change of the mesh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Change {
     /// Of a service that is used.
     Endpoint,
     /// Of one that nobody uses.
@@ -38,6 +38,13 @@ enum Change {
 }
 
 impl Change {
+    pub(super) const ALL: [Self; 4] = [
+        Self::Endpoint,
+        Self::UnusedEndpoint,
+        Self::NewService,
+        Self::FullPush,
+    ];
+
     /// Another one for another number.
     async fn make(self, mesh: &Mesh, services: &Services, number: u32) -> Result<()> {
         match self {
@@ -59,15 +66,15 @@ impl Change {
 }
 
 /// What takes part: without a pod, istiod alone.
-struct Watched<'a> {
-    mesh: &'a Mesh,
-    pod: Option<&'a Counted<'a>>,
+pub(super) struct Watched<'a> {
+    pub(super) mesh: &'a Mesh,
+    pub(super) pod: Option<&'a Counted<'a>>,
 }
 
 /// CPU that programs have used.
 #[derive(Clone, Copy, Debug, Default)]
-struct Used {
-    istiod: Duration,
+pub(super) struct Used {
+    pub(super) istiod: Duration,
     shim: Duration,
     sidecar: Duration,
 }
@@ -77,7 +84,7 @@ impl Used {
         self.istiod + self.shim + self.sidecar
     }
 
-    fn since(self, before: Self) -> Self {
+    pub(super) fn since(self, before: Self) -> Self {
         Self {
             istiod: self.istiod.saturating_sub(before.istiod),
             shim: self.shim.saturating_sub(before.shim),
@@ -85,7 +92,7 @@ impl Used {
         }
     }
 
-    fn part(self, part: f64) -> Self {
+    pub(super) fn part(self, part: f64) -> Self {
         Self {
             istiod: self.istiod.mul_f64(part),
             shim: self.shim.mul_f64(part),
@@ -95,7 +102,7 @@ impl Used {
 }
 
 impl Watched<'_> {
-    async fn used(&self) -> Result<Used> {
+    pub(super) async fn used(&self) -> Result<Used> {
         let mut used = Used {
             istiod: self.mesh.istiod().await.cpu()?,
             ..Used::default()
@@ -109,7 +116,7 @@ impl Watched<'_> {
     }
 
     /// Waits until all that a change caused is done.
-    async fn quiet(&self) -> Result<()> {
+    pub(super) async fn quiet(&self) -> Result<()> {
         until("the mesh to be quiet", LIMIT, || async {
             let before = self.used().await?.sum();
             sleep(LOOK).await;
@@ -121,7 +128,7 @@ impl Watched<'_> {
     }
 
     /// What it uses anyway, in a second.
-    async fn idle(&self) -> Result<Used> {
+    pub(super) async fn idle(&self) -> Result<Used> {
         self.quiet().await?;
         let (begin, before) = (Instant::now(), self.used().await?);
         sleep(IDLE).await;
@@ -134,19 +141,25 @@ impl Watched<'_> {
         self.mesh.istiod_metric("pilot_inbound_updates", "").await
     }
 
-    async fn cost(&self, change: Change, services: &Services, idle: Used) -> Result<Cost> {
-        let passed = match self.pod {
-            Some(counted) => Some(Passed::by(counted.shim).await?),
-            None => None,
-        };
-        let (begin, before, seen) = (Instant::now(), self.used().await?, self.seen().await?);
+    /// Makes a change, another one each time; comes back when istiod has seen it.
+    pub(super) async fn change(&self, change: Change, services: &Services) -> Result<()> {
+        let seen = self.seen().await?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         change.make(self.mesh, services, number).await?;
         until("istiod to see it", LIMIT, || async {
             ensure!(self.seen().await? > seen, "it has not");
             Ok(())
         })
-        .await?;
+        .await
+    }
+
+    async fn cost(&self, change: Change, services: &Services, idle: Used) -> Result<Cost> {
+        let passed = match self.pod {
+            Some(counted) => Some(Passed::by(counted.shim).await?),
+            None => None,
+        };
+        let (begin, before) = (Instant::now(), self.used().await?);
+        self.change(change, services).await?;
         self.quiet().await?;
         let used = self.used().await?.since(before);
         let used = used.since(idle.part(begin.elapsed().as_secs_f64()));

@@ -1,7 +1,7 @@
 //! The mesh as a whole: started once per run, shared by its tests.
 
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -146,6 +146,11 @@ impl Mesh {
     /// istiod's process.
     pub async fn istiod(&self) -> Running {
         self.0.istiod.lock().await.running()
+    }
+
+    /// Where istiod takes streams in plain text, of whoever comes.
+    pub fn plaintext_discovery(&self) -> SocketAddr {
+        SocketAddr::from((ISTIOD, ISTIOD_PORTS[0]))
     }
 
     /// The sum of one of istiod's metrics over all label sets that contain `labels`.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use mesh_tests::bench_report::Report;
+use mesh_tests::bench_report::istiod::IstiodReport;
 use serde_json::Value;
 
 use crate::found::Found;
@@ -15,6 +16,7 @@ use crate::{page, plots, readme};
 pub(crate) const REPORT: &str = "report.json";
 const SCALE: &str = "scale.json";
 const RELAY: &str = "relay.json";
+const ISTIOD: &str = "istiod.json";
 
 /// A file as it should be.
 #[derive(Debug)]
@@ -48,7 +50,7 @@ impl Generated {
 pub(crate) fn keep(found: &Path, results: &Path) -> Result<Vec<&'static str>> {
     fs::create_dir_all(results).with_context(|| results.display().to_string())?;
     let mut kept = Vec::new();
-    for name in [REPORT, SCALE, RELAY] {
+    for name in [REPORT, SCALE, RELAY, ISTIOD] {
         let from = found.join(name);
         match fs::copy(&from, results.join(name)) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -64,11 +66,12 @@ pub(crate) fn keep(found: &Path, results: &Path) -> Result<Vec<&'static str>> {
 /// All that is made of what is kept.
 pub(crate) fn generate(results: &Path, readme: &Path) -> Result<Vec<Generated>> {
     let report = Report::read(&results.join(REPORT))?.unwrap_or_default();
-    let found = Found::new(
-        report,
-        json(&results.join(SCALE))?,
-        json(&results.join(RELAY))?,
-    )?;
+    let found = Found {
+        scale: json(&results.join(SCALE))?,
+        relay: json(&results.join(RELAY))?,
+        istiod: IstiodReport::read(&results.join(ISTIOD))?,
+        ..Found::new(report)?
+    };
     let plots = plots::all(&found)?;
     let old = fs::read_to_string(readme).with_context(|| readme.display().to_string())?;
     let new = readme::rewrite(&old, &found, &plots, "benches/results")?;

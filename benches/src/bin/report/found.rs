@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use mesh_tests::bench_report::istiod::IstiodReport;
 use mesh_tests::bench_report::{self, HAND_WRITTEN, ON_DEMAND, PLAIN, Report, SETTLED, SIDECAR};
 use serde_json::Value;
 
@@ -16,6 +17,8 @@ pub(crate) struct Found {
     pub(crate) scale: Option<Value>,
     /// Of `make bench-relay`.
     pub(crate) relay: Option<Value>,
+    /// Of `make bench-istiod`.
+    pub(crate) istiod: Option<IstiodReport>,
 }
 
 /// A mesh of one size.
@@ -27,9 +30,11 @@ pub(crate) struct Size {
 }
 
 impl Found {
+    /// With nothing but what `make bench` found.
+    ///
     /// # Errors
     /// None that a report could cause: it goes through JSON.
-    pub(crate) fn new(report: Report, scale: Option<Value>, relay: Option<Value>) -> Result<Self> {
+    pub(crate) fn new(report: Report) -> Result<Self> {
         let mut sizes = Vec::new();
         for (services, ways) in &report.sizes {
             let ways = ways
@@ -43,8 +48,7 @@ impl Found {
         Ok(Self {
             report,
             sizes,
-            scale,
-            relay,
+            ..Self::default()
         })
     }
 
@@ -117,7 +121,11 @@ pub(crate) mod tests {
     /// What was found, from the parts of the files that matter.
     pub(crate) fn found(report: Value, scale: Option<Value>, relay: Option<Value>) -> Found {
         let report = serde_json::from_value(report).unwrap();
-        Found::new(report, scale, relay).unwrap()
+        Found {
+            scale,
+            relay,
+            ..Found::new(report).unwrap()
+        }
     }
 
     #[test]

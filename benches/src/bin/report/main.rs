@@ -21,7 +21,7 @@ use clap::Parser;
 /// Makes the report of what the benches found.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Where the benches put what they found: report.json, and scale.json and relay.json if there are any
+    /// Where the benches put what they found: report.json, and istiod.json, scale.json and relay.json if there are any
     #[arg(long, default_value = "target/bench", value_name = "FOLDER")]
     found: PathBuf,
     /// Where it is kept, and the report goes

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -46,10 +46,12 @@ pub(crate) enum What {
 }
 
 /// What all sidecars count.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counts {
     /// Bytes of messages taken, without framing.
     pub(crate) bytes: AtomicU64,
+    /// When the last of them came; before it, when they were made.
+    pub(crate) last: Mutex<Instant>,
     /// Those of them in messages that hold the change that is awaited.
     pub(crate) bytes_of_change: AtomicU64,
     /// Clusters held that stand in for others.
@@ -58,6 +60,19 @@ pub(crate) struct Counts {
     pub(crate) broken: AtomicU64,
     /// Why the last of these broke.
     pub(crate) why: Mutex<Option<String>>,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            bytes: AtomicU64::default(),
+            last: Mutex::new(Instant::now()),
+            bytes_of_change: AtomicU64::default(),
+            copies: AtomicUsize::default(),
+            broken: AtomicU64::default(),
+            why: Mutex::default(),
+        }
+    }
 }
 
 /// All sidecars; dropping it ends them.
@@ -214,6 +229,7 @@ impl Sidecar {
         let response = DeltaResponse::decode(message)?;
         let size = message.len() as u64;
         self.counts.bytes.fetch_add(size, Ordering::Relaxed);
+        *self.counts.last.lock() = Instant::now();
         if response.type_url == Kind::Endpoints.url() {
             let changes = response.resources.iter().filter_map(change_in);
             if let Some(change) = changes.into_iter().find(|one| self.board.awaits(*one)) {
@@ -246,12 +262,17 @@ pub(crate) fn node(number: usize, workload: &Workload) -> Bytes {
     let text = |value: &str| Value {
         kind: Some(ValueKind::StringValue(value.to_owned())),
     };
+    // By these a Sidecar picks its pods.
+    let labels = ValueKind::StructValue(Struct {
+        fields: [("app".to_owned(), text(name))].into(),
+    });
     let owner = format!("kubernetes://apis/apps/v1/namespaces/{namespace}/deployments/{name}");
     let metadata = [
         ("NAMESPACE", text(namespace)),
         ("OWNER", text(&owner)),
         ("WORKLOAD_NAME", text(name)),
         ("CLUSTER_ID", text("Kubernetes")),
+        ("LABELS", Value { kind: Some(labels) }),
     ];
     let version = SemanticVersion {
         major_number: 1,

@@ -17,6 +17,7 @@ mod report;
 mod rules;
 mod run;
 mod shim;
+mod sidecars;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,19 +25,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use case::{Case, Found, LeftOut};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use mesh_benches::claims;
 use report::Report;
 use run::{Mesh, Run, Settings};
 use serde_json::json;
+use sidecars::Sidecars;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Connects many simulated sidecars to one shim, and says what that costs it.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// The shim's program
-    #[arg(long, value_name = "FILE")]
-    xds_shim: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    xds_shim: Option<PathBuf>,
     /// Where the findings go; what is there under other names stays
     #[arg(long, default_value = "target/bench/scale.json", value_name = "FILE")]
     out: PathBuf,
@@ -55,6 +60,12 @@ struct Args {
     /// A look: the smallest case, and times are not judged
     #[arg(long)]
     quick: bool,
+}
+
+/// Parts of it, for other benches.
+#[derive(Debug, Subcommand)]
+enum Part {
+    Sidecars(Sidecars),
 }
 
 /// By services, so that a mesh is made once.
@@ -97,11 +108,18 @@ fn start(args: &Args) -> Result<bool> {
     runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate())?;
         tokio::select! {
-            done = all(args) => done,
+            done = part(args) => done,
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
             _ = terminated.recv() => bail!("terminated"),
         }
     })
+}
+
+async fn part(args: &Args) -> Result<bool> {
+    match &args.part {
+        Some(Part::Sidecars(sidecars)) => sidecars.run().await.map(|()| true),
+        None => all(args).await,
+    }
 }
 
 async fn all(args: &Args) -> Result<bool> {
@@ -109,7 +127,7 @@ async fn all(args: &Args) -> Result<bool> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let descriptors = shim::raise_descriptors();
     let settings = Settings {
-        shim: args.xds_shim.clone(),
+        shim: args.xds_shim.clone().context("--xds-shim is missing")?,
         folder: folder.to_owned(),
         limit: Duration::from_secs(args.limit),
         changes: args.changes as usize,
