@@ -19,7 +19,7 @@ REPETITIONS ?= 5
 # `make bench-istiod STREAMS=10,200 ISTIOD_SIZES=5000`: so many streams of each kind, in meshes of so many services
 STREAMS ?= 10,50
 ISTIOD_SIZES ?= 1000,5000
-# `make bench-relay BENCH_FLAGS=--quick`, `make bench-scale BENCH_FLAGS=--quick`
+# `make bench-relay BENCH_FLAGS=--quick`, `make bench-scale BENCH_FLAGS=--quick`, `BENCH_FLAGS='--only controller'`
 BENCH_FLAGS ?=
 # `make bench-micro MICRO=routes`: one of them
 MICRO ?= session routes graph forward
@@ -77,10 +77,10 @@ bench-relay: need-cargo ## Load the global proxy and Envoy in its place, one cor
 	release=$(or $(CARGO_TARGET_DIR),target)/release; \
 	$$release/relay --envoy "$$envoy" --global-proxy $$release/global-proxy --out target/bench/relay.json $(BENCH_FLAGS)
 
-bench-scale: need-cargo ## Connect thousands of simulated sidecars to one shim, into target/bench/scale.json (takes two cores for half an hour)
-	cargo build --locked --release -p xds-shim --bin xds-shim -p mesh-benches --bin scale
+bench-scale: need-cargo ## Connect thousands of simulated sidecars to one shim, and report 500,000 edges to one controller, into target/bench/scale.json (takes two cores for half an hour)
+	cargo build --locked --release -p xds-shim --bin xds-shim -p lazyload-controller --bin lazyload-controller -p mesh-benches --bin scale
 	@release=$(or $(CARGO_TARGET_DIR),target)/release; \
-	$$release/scale --xds-shim $$release/xds-shim --out target/bench/scale.json \
+	$$release/scale --xds-shim $$release/xds-shim --lazyload-controller $$release/lazyload-controller --out target/bench/scale.json \
 		$(addprefix --sizes ,$(SHIM_SIZES)) $(BENCH_FLAGS)
 
 build: need-cargo ## Build the three programs for release, into target/release

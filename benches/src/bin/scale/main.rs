@@ -1,11 +1,12 @@
-//! `make bench-scale`: one shim process with many sidecars, in meshes of many services.
+//! `make bench-scale`: one shim process with many sidecars, in meshes of many services; one controller with a large graph.
 //!
-//! The control plane and the sidecars are simulated, in this process; the shim is the real program. All share the
-//! machine, so of CPU and memory only what the kernel counts for the shim is told. It ends with an error when a claim does
+//! The control plane, the sidecars and the controller's shims are simulated, in this process; shim and controller are the
+//! real programs. All share the machine, so of CPU and memory only what the kernel counts for these is told. It ends with an error when a claim does
 //! not hold.
 
 mod board;
 mod case;
+mod controller;
 mod direct;
 mod encoded;
 mod envoy;
@@ -13,19 +14,20 @@ mod fleet;
 mod grpc;
 mod mesh;
 mod plane;
+mod process;
 mod report;
 mod rules;
 mod run;
 mod shim;
 mod sidecars;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use case::{Case, Found, LeftOut};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use mesh_benches::claims;
 use report::Report;
 use run::{Mesh, Run, Settings};
@@ -39,8 +41,11 @@ use tokio::signal::unix::{SignalKind, signal};
 struct Args {
     #[command(subcommand)]
     part: Option<Part>,
+    /// Measure this one alone
+    #[arg(long, value_name = "WHICH")]
+    only: Option<Only>,
     /// The shim's program
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE")]
     xds_shim: Option<PathBuf>,
     /// Where the findings go; what is there under other names stays
     #[arg(long, default_value = "target/bench/scale.json", value_name = "FILE")]
@@ -60,6 +65,14 @@ struct Args {
     /// A look: the smallest case, and times are not judged
     #[arg(long)]
     quick: bool,
+    #[command(flatten)]
+    controller: controller::Flags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Only {
+    Shim,
+    Controller,
 }
 
 /// Parts of it, for other benches.
@@ -125,7 +138,20 @@ async fn part(args: &Args) -> Result<bool> {
 async fn all(args: &Args) -> Result<bool> {
     let folder = args.out.parent().context("--out names no file")?;
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let descriptors = shim::raise_descriptors();
+    let is_wanted = |one: Only| args.only.is_none_or(|only| only == one);
+    let mut all_hold = true;
+    if is_wanted(Only::Shim) {
+        all_hold &= shim_alone(args, folder).await?;
+    }
+    if is_wanted(Only::Controller) {
+        all_hold &= args.controller.run(&args.out, args.quick).await?;
+    }
+    println!("written: {}", args.out.display());
+    Ok(all_hold)
+}
+
+async fn shim_alone(args: &Args, folder: &Path) -> Result<bool> {
+    let descriptors = process::raise_descriptors();
     let settings = Settings {
         shim: args.xds_shim.clone().context("--xds-shim is missing")?,
         folder: folder.to_owned(),
@@ -173,8 +199,7 @@ async fn all(args: &Args) -> Result<bool> {
         "quick": args.quick,
         "cores": cores(),
     });
-    report.write(&args.out, &claims, written)?;
-    println!("written: {}", args.out.display());
+    report.write(&args.out, &claims, &written)?;
     Ok(claims.iter().all(|claim| claim.holds))
 }
 

@@ -97,22 +97,32 @@ impl Report {
     }
 
     /// Writes all of it down, beside what others wrote there.
-    pub(crate) fn write(&self, path: &Path, claims: &[Claim], settings: Value) -> Result<()> {
-        let before = std::fs::read_to_string(path).unwrap_or_default();
-        let mut document: Value = serde_json::from_str(&before).unwrap_or_default();
-        if !document.is_object() {
-            document = json!({});
-        }
+    pub(crate) fn write(&self, path: &Path, claims: &[Claim], settings: &Value) -> Result<()> {
         let (complete, partial): (Vec<&Found>, Vec<_>) =
             self.found.iter().partition(|found| found.is_complete());
-        document["shim"] = json!(complete);
-        document["shim_partial"] = json!(partial);
-        document["shim_left_out"] = json!(self.left_out);
-        document["shim_claims"] = json!(claims);
-        document["shim_settings"] = settings;
-        let text = serde_json::to_string_pretty(&document)?;
-        std::fs::write(path, text + "\n").with_context(|| path.display().to_string())
+        let written = [
+            ("shim", json!(complete)),
+            ("shim_partial", json!(partial)),
+            ("shim_left_out", json!(self.left_out)),
+            ("shim_claims", json!(claims)),
+            ("shim_settings", json!(settings)),
+        ];
+        add(path, written)
     }
+}
+
+/// Writes something down under names, beside what is there under others.
+pub(crate) fn add<const N: usize>(path: &Path, written: [(&str, Value); N]) -> Result<()> {
+    let before = std::fs::read_to_string(path).unwrap_or_default();
+    let mut document: Value = serde_json::from_str(&before).unwrap_or_default();
+    if !document.is_object() {
+        document = json!({});
+    }
+    for (name, value) in written {
+        document[name] = value;
+    }
+    let text = serde_json::to_string_pretty(&document)?;
+    std::fs::write(path, text + "\n").with_context(|| path.display().to_string())
 }
 
 fn name(found: &Found) -> String {
@@ -330,7 +340,7 @@ mod tests {
             found: vec![found(CLAIMED), partial],
             left_out: vec![],
         };
-        report.write(&path, &[], json!({})).unwrap();
+        report.write(&path, &[], &json!({})).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let document: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(document["controller"]["rss_bytes"], 1);

@@ -17,8 +17,9 @@ use crate::encoded::Encoded;
 use crate::fleet::{Fleet, What};
 use crate::mesh::{self, Workload};
 use crate::plane::Plane;
+use crate::process::{Cpu, Process};
 use crate::rules::Push;
-use crate::shim::{Cpu, Shim};
+use crate::shim;
 
 /// More sidecars than these are not connected a second time, without the shim: descriptors.
 pub(crate) const MOST_DIRECT: usize = 1000;
@@ -97,7 +98,7 @@ pub(crate) struct Run<'a> {
     mesh: &'a mut Mesh,
     settings: &'a Settings,
     plane: Plane,
-    shim: Shim,
+    shim: Process,
     fleet: Fleet,
     /// When it must be over.
     until: Instant,
@@ -126,8 +127,8 @@ impl<'a> Run<'a> {
         settings: &'a Settings,
     ) -> Result<Self> {
         let plane = Plane::start(Arc::clone(&mesh.encoded), settings.pushes_at_once)?;
-        let shim = Shim::start(&settings.shim, &settings.folder, plane.address).await?;
-        let fleet = Fleet::new(case.sidecars, &mesh.workloads, shim.address);
+        let (shim, address) = shim::start(&settings.shim, &settings.folder, plane.address).await?;
+        let fleet = Fleet::new(case.sidecars, &mesh.workloads, address);
         Ok(Self {
             case,
             mesh,
@@ -318,7 +319,7 @@ impl<'a> Run<'a> {
 
     async fn mark(&self) -> Result<Mark> {
         let cpu = self.shim.rests().await?;
-        self.shim.forget_peak()?;
+        self.shim.running().forget_peak()?;
         Ok(Mark {
             began: Instant::now(),
             cpu,

@@ -1,184 +1,33 @@
-//! The program under test: one `xds-shim` process, in plain text on loopback, and what the kernel says of it.
+//! The shim under test, in front of a control plane of the bench's own.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use mesh_tests::running::Running;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde_json::Value;
-use tokio::time::sleep;
+use anyhow::Result;
 
-/// How long it may take to listen.
-const START: Duration = Duration::from_secs(20);
-const POLL: Duration = Duration::from_millis(10);
-/// How often its CPU is looked at until it rests.
-const REST_POLL: Duration = Duration::from_millis(200);
-/// What it may use between two looks and rest all the same: each stream looks after itself every few seconds.
-const REST_CPU_S: f64 = 0.01;
-/// Looks after which it is taken to rest.
-const REST_LOOKS: u32 = 10;
+use crate::process::Process;
 
-/// A running shim; killed when dropped.
-#[derive(Debug)]
-pub(crate) struct Shim {
-    child: Child,
-    pub(crate) address: SocketAddr,
-}
-
-/// Seconds of CPU.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cpu {
-    pub(crate) user_s: f64,
-    /// The kernel's work for it.
-    pub(crate) system_s: f64,
-}
-
-impl Cpu {
-    pub(crate) fn total(self) -> f64 {
-        self.user_s + self.system_s
-    }
-}
-
-impl Drop for Shim {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Shim {
-    /// Starts it in front of a control plane; its log goes to `folder`. Proxies are made lazy, for there is no
-    /// controller that says which.
-    ///
-    /// # Errors
-    /// When it does not listen.
-    pub(crate) async fn start(program: &Path, folder: &Path, upstream: SocketAddr) -> Result<Self> {
-        let ports = folder.join("xds-shim-ports.json");
-        // Of an earlier run.
-        let _ = fs::remove_file(&ports);
-        let log = folder.join("xds-shim.log");
-        let log = File::create(&log).with_context(|| log.display().to_string())?;
-        let mut command = Command::new(program);
-        command
-            .args(["--listen=127.0.0.1:0", "--plaintext"])
-            .args(["--admin-listen=127.0.0.1:0", "--upstream-plaintext"])
-            .args(["--default-mode=on-demand", "--upstream"])
-            .arg(upstream.to_string())
-            .arg("--port-file")
-            .arg(&ports);
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
-        let child = child.with_context(|| format!("start {}", program.display()))?;
-        let mut shim = Self {
-            child,
-            address: (Ipv4Addr::LOCALHOST, 0).into(),
-        };
-        let port = shim.port(&ports).await?;
-        shim.address.set_port(port);
-        Ok(shim)
-    }
-
-    async fn port(&mut self, ports: &Path) -> Result<u16> {
-        let begin = Instant::now();
-        loop {
-            if let Ok(text) = fs::read_to_string(ports) {
-                let port = serde_json::from_str::<Value>(&text)?["xds"].as_u64();
-                return Ok(u16::try_from(port.context("no port of the shim")?)?);
-            }
-            self.check()?;
-            ensure!(begin.elapsed() < START, "xds-shim does not come up");
-            sleep(POLL).await;
-        }
-    }
-
-    /// Fails when it has ended.
-    pub(crate) fn check(&mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            bail!("xds-shim ended: {status} (hint: its log, xds-shim.log beside the report)");
-        }
-        Ok(())
-    }
-
-    /// What it has used so far.
-    pub(crate) fn cpu(&self) -> Result<Cpu> {
-        let path = format!("/proc/{}/stat", self.child.id());
-        let stat = fs::read_to_string(&path).context(path)?;
-        // Of an old kernel's a hundredth of a second: whatever is measured takes long beside that.
-        let ticks = rustix::param::clock_ticks_per_second();
-        cpu_of(&stat, ticks).context("/proc/PID/stat is not as it was")
-    }
-
-    /// Its memory.
-    pub(crate) fn running(&self) -> Running {
-        Running::new(self.child.id())
-    }
-
-    /// The peak begins anew, at what there is now.
-    pub(crate) fn forget_peak(&self) -> Result<()> {
-        let path = format!("/proc/{}/clear_refs", self.child.id());
-        fs::write(&path, "5").context(path)
-    }
-
-    /// Waits until it does next to nothing, two seconds at the most; what it has used by then.
-    pub(crate) async fn rests(&self) -> Result<Cpu> {
-        let mut last = self.cpu()?;
-        for _ in 0..REST_LOOKS {
-            sleep(REST_POLL).await;
-            let now = self.cpu()?;
-            let used = now.total() - last.total();
-            last = now;
-            if used <= REST_CPU_S {
-                break;
-            }
-        }
-        Ok(last)
-    }
-}
-
-/// utime and stime are the fields 14 and 15; the second one is a name that may hold anything, in parentheses.
-fn cpu_of(stat: &str, ticks_per_second: u64) -> Option<Cpu> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let mut seconds = || {
-        let ticks: u32 = fields.next()?.parse().ok()?;
-        let per_second = u32::try_from(ticks_per_second).ok()?;
-        Some(f64::from(ticks) / f64::from(per_second))
-    };
-    Some(Cpu {
-        user_s: seconds()?,
-        system_s: seconds()?,
-    })
-}
-
-/// Lets this process, and what it starts, have as many descriptors as it may; how many that are.
-pub(crate) fn raise_descriptors() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let most = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    match setrlimit(Resource::Nofile, most) {
-        Ok(()) => most.current.unwrap_or(u64::MAX),
-        Err(_) => limit.current.unwrap_or(u64::MAX),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cpu_is_told_in_ticks() {
-        let stat = "17 (xds shim) 1) S 1 17 17 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 3 0 1 2 3";
-        let cpu = cpu_of(stat, 100).unwrap();
-        assert_eq!((cpu.user_s, cpu.system_s), (2.5, 0.5));
-        assert!(cpu_of("17 (x) S 1", 100).is_none());
-    }
+/// Starts it in front of a control plane; its log goes to `folder`. Proxies are made lazy, for there is no controller that
+/// says which. The second: where it takes streams.
+///
+/// # Errors
+/// When it does not listen.
+pub(crate) async fn start(
+    program: &Path,
+    folder: &Path,
+    upstream: SocketAddr,
+) -> Result<(Process, SocketAddr)> {
+    let upstream = upstream.to_string();
+    let flags = [
+        "--listen=127.0.0.1:0",
+        "--plaintext",
+        "--admin-listen=127.0.0.1:0",
+        "--upstream-plaintext",
+        "--default-mode=on-demand",
+        "--upstream",
+        &upstream,
+    ];
+    let shim = Process::start("xds-shim", program, &flags, folder).await?;
+    let address = shim.address("xds")?;
+    Ok((shim, address))
 }
