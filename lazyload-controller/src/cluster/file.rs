@@ -11,7 +11,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -23,6 +23,7 @@ use tracing::warn;
 use super::{Cluster, Fault, Lost, Watched};
 use crate::mesh::sidecar::Made;
 use crate::mesh::{Kind, Name};
+use crate::store::file::pause;
 
 use folder::{Folder, Told};
 
@@ -59,7 +60,7 @@ impl Cluster for File {
         async move {
             let mut listed = false;
             loop {
-                let (folder, tell) = (self.folder.clone(), watched.clone());
+                let (folder, tell, began) = (self.folder.clone(), watched.clone(), Instant::now());
                 let look = move || {
                     // Told under the lock: a write of ours comes before or after all of it.
                     let mut folder = folder.lock();
@@ -84,7 +85,7 @@ impl Cluster for File {
                     Ok(Err(error)) => warn!(%error, "looking at the folder; trying again"),
                     Err(error) => return Err(Lost(error.to_string())),
                 }
-                tokio::time::sleep(self.every).await;
+                tokio::time::sleep(pause(self.every, began.elapsed())).await;
             }
         }
         .boxed()

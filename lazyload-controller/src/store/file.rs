@@ -1,8 +1,8 @@
 //! Keeps the graph in a folder of YAML documents: `Namespace` with the mode's label, and `WorkloadDependencies`.
 //!
 //! For running without Kubernetes. A record is written as a whole to a file beside it, which then takes its place, so
-//! that no crash leaves half of one. Documents changed by hand are noticed within a poll. One process at a time may
-//! have the folder: it holds a lock on it.
+//! that no crash leaves half of one. Documents changed by hand are noticed within a poll, which takes longer the more of
+//! them there are. One process at a time may have the folder: it holds a lock on it.
 
 pub(crate) mod documents;
 mod folder;
@@ -13,7 +13,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use dependency_graph::{Learned, Workload};
 use futures::FutureExt;
@@ -31,8 +31,19 @@ use crate::state::State;
 
 use folder::Folder;
 
-/// How often the folder is looked at for changes by hand.
+/// How often the folder is looked at for changes by hand, where that takes no time.
 pub const POLL_PERIOD: Duration = Duration::from_millis(250);
+/// How much longer than a look the pause after it is.
+const PAUSE: u32 = 9;
+/// The longest pause because of that: the first look, which reads everything, is to be followed by another.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long to wait after a look that took so long. To find that none of ten thousand documents has changed takes a tenth
+/// of a second: who looks keeps a tenth of a core busy with that, and not a third.
+#[must_use]
+pub fn pause(every: Duration, took: Duration) -> Duration {
+    every.max(took.saturating_mul(PAUSE).min(LONGEST_PAUSE))
+}
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -67,7 +78,7 @@ impl Store for File {
     ) -> BoxFuture<'static, Result<(), Error>> {
         async move {
             loop {
-                let (folder, told) = (self.folder.clone(), state.clone());
+                let (folder, told, began) = (self.folder.clone(), state.clone(), Instant::now());
                 let look = move || folder.lock().look(&told);
                 match tokio::task::spawn_blocking(look).await {
                     Ok(Ok(())) => {
@@ -77,7 +88,7 @@ impl Store for File {
                     Ok(Err(error)) => warn!(%error, "looking at the folder; trying again"),
                     Err(error) => return Err(Error::Unavailable(error.to_string())),
                 }
-                tokio::time::sleep(self.every).await;
+                tokio::time::sleep(pause(self.every, began.elapsed())).await;
             }
         }
         .boxed()

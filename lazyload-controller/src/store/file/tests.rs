@@ -247,3 +247,14 @@ fn what_is_said_is_kept_where_there_is_a_record() {
     open().look(&anew).unwrap();
     assert!(anew.wish(&workload("cart")).begun);
 }
+
+#[test]
+fn a_folder_that_takes_long_to_look_at_is_looked_at_less_often() {
+    let ms = Duration::from_millis;
+    let after = |took| pause(POLL_PERIOD, took);
+    assert_eq!(after(ms(0)), POLL_PERIOD);
+    assert_eq!(after(ms(20)), POLL_PERIOD);
+    assert_eq!(after(ms(100)), ms(900));
+    assert_eq!(after(Duration::MAX), LONGEST_PAUSE);
+    assert_eq!(pause(ms(60_000), ms(100)), ms(60_000));
+}
