@@ -1,6 +1,7 @@
 //! Route configurations in which one virtual host stands for many, beside their baseline: what decoding the same
 //! one with prost and encoding it again costs.
 
+use bytes::Bytes;
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use mesh_benches::mesh::routes as config;
@@ -22,7 +23,7 @@ fn main() {
     divan::main();
 }
 
-fn taken_apart(config: &[u8]) -> Routes {
+fn taken_apart(config: &Bytes) -> Routes {
     let Some(routes) = must(Routes::parse(config)) else {
         panic!("not understood");
     };

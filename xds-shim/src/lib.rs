@@ -23,5 +23,6 @@ pub mod session;
 pub mod stand_in;
 pub mod store;
 pub mod streams;
+pub mod table;
 pub mod treatment;
 pub mod wire;

@@ -13,6 +13,7 @@ mod ledger;
 mod listeners;
 mod named;
 mod outbound;
+mod snapshot;
 mod stand_ins;
 
 use crate::admitted::Admitted;

@@ -7,6 +7,7 @@
 use crate::references::{self, Found};
 use crate::stand_in::routes::Routes;
 use crate::stand_in::tcp::Kind;
+use crate::table::{Entries, Table, Tables};
 use bytes::Bytes;
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
@@ -111,6 +112,11 @@ impl Stored {
         };
         self.kind.get_or_init(look)
     }
+
+    /// The same, if it was looked for.
+    pub fn known_kind(&self) -> Option<&Kind> {
+        self.kind.get()
+    }
 }
 
 impl Drop for Stored {
@@ -123,7 +129,10 @@ impl Drop for Stored {
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
-pub struct Store(Arc<Shelves>);
+pub struct Store {
+    shelves: Arc<Shelves>,
+    tables: Tables,
+}
 
 /// Sixty-four locks, so that streams rarely meet.
 const SHELVES: usize = 64;
@@ -173,8 +182,8 @@ impl Shelves {
 impl Store {
     /// The shared copy of this resource, made if there is none yet.
     pub fn keep(&self, name: &str, raw: &[u8]) -> Arc<Stored> {
-        let key = self.0.hasher.hash_one(raw);
-        if let Some(stored) = self.0.get(key).filter(|stored| stored.raw == raw) {
+        let key = self.shelves.hasher.hash_one(raw);
+        if let Some(stored) = self.shelves.get(key).filter(|stored| stored.raw == raw) {
             return stored;
         }
         let stored = Arc::new(Stored {
@@ -185,11 +194,11 @@ impl Store {
             routes: OnceLock::new(),
             beside_routes: OnceLock::new(),
             kind: OnceLock::new(),
-            home: Arc::downgrade(&self.0),
+            home: Arc::downgrade(&self.shelves),
             key,
         });
         let there = {
-            let mut shelf = self.0.shelf(key).lock();
+            let mut shelf = self.shelves.shelf(key).lock();
             let there = shelf.get(&key).and_then(Weak::upgrade);
             if there.is_none() {
                 shelf.insert(key, Arc::downgrade(&stored));
@@ -204,16 +213,24 @@ impl Store {
         }
     }
 
+    /// The shared table of these resources of this store, made of them if there is none yet.
+    pub fn share(&self, entries: Entries) -> Arc<Table> {
+        self.tables.share(entries)
+    }
+
     /// How many distinct resources are held, and their size in bytes.
     pub fn size(&self) -> (usize, usize) {
-        self.0.shelves.iter().fold((0, 0), |(count, bytes), shelf| {
-            // Collected first: dropping the last handle takes the same lock.
-            let held: Vec<_> = shelf.lock().values().filter_map(Weak::upgrade).collect();
-            (
-                count + held.len(),
-                bytes + held.iter().map(|s| s.raw.len()).sum::<usize>(),
-            )
-        })
+        self.shelves
+            .shelves
+            .iter()
+            .fold((0, 0), |(count, bytes), shelf| {
+                // Collected first: dropping the last handle takes the same lock.
+                let held: Vec<_> = shelf.lock().values().filter_map(Weak::upgrade).collect();
+                (
+                    count + held.len(),
+                    bytes + held.iter().map(|s| s.raw.len()).sum::<usize>(),
+                )
+            })
     }
 }
 

@@ -7,7 +7,7 @@ use super::observe::Observation;
 
 /// After so many calls of each side, a lazy client that spreads as the plain one does has mostly shown it.
 const ENOUGH: usize = 14;
-/// After so many no more are made, whatever they showed.
+/// After so many no more are made: what of two equally likely answers one client never showed by then it does not have.
 const MOST: usize = 60;
 /// A lazy client does not have what it never shows, when chance would hide it no more often than this. A run compares
 /// some ten thousand answers.
@@ -60,7 +60,18 @@ impl Calls {
         let first = all.next();
         let differ = all.any(|other| Some(other) != first);
         let least = self.plain.len().min(self.lazy.len());
-        differ && (least < ENOUGH || least < MOST && self.chance_of_spreading() < 1.0)
+        let doubtful = || self.of_its_own().is_some() || self.chance_of_spreading() < 1.0;
+        differ && (least < ENOUGH || least < MOST && doubtful())
+    }
+
+    /// The first of the lazy client's calls that was answered as none of the plain one's was, and is not documented.
+    fn of_its_own(&self) -> Option<usize> {
+        let plain: BTreeSet<_> = self.plain.iter().collect();
+        let numbered = self.lazy.iter().enumerate();
+        let mut own = numbered.filter(|(call, lazy)| {
+            !alike(&plain, lazy) && documented(&plain, lazy, *call).is_none()
+        });
+        own.next().map(|(call, _)| call)
     }
 
     /// Where the plain client is answered now by one server, now by another: the chance that the lazy one is as well, and yet
@@ -86,28 +97,21 @@ pub fn judge(calls: &Calls) -> Verdict {
         return Verdict::NotMade;
     }
     let plain: BTreeSet<_> = calls.plain.iter().collect();
-    let mut reason = None;
-    for (call, lazy) in calls.lazy.iter().enumerate() {
-        if plain.contains(lazy) || lazy.combines(&plain) {
-            continue;
-        }
-        if let Some(known) = plain
-            .iter()
-            .find_map(|plain| known::reason(&Pair { plain, lazy, call }))
-        {
-            reason = Some(known);
-            continue;
-        }
+    if let Some(call) = calls.of_its_own() {
         if !differ_by_server_only(&plain) {
             return Verdict::Unstable;
         }
-        let what = plain.first().map(|plain| fields(plain, lazy));
+        let what = plain.first().map(|plain| fields(plain, &calls.lazy[call]));
         return Verdict::Differs {
             call,
             what: what.unwrap_or_default(),
         };
     }
-    if let Some(reason) = reason {
+    let mut reasons = calls.lazy.iter().enumerate().filter_map(|(call, lazy)| {
+        let own = !alike(&plain, lazy);
+        own.then(|| documented(&plain, lazy, call)).flatten()
+    });
+    if let Some(reason) = reasons.next_back() {
         return Verdict::Known(reason);
     }
     // Where plain Istio spreads, a lazy client must spread as well.
@@ -125,6 +129,21 @@ pub fn judge(calls: &Calls) -> Verdict {
 fn chance_of_missing(shown: usize, plain: usize, lazy: usize) -> f64 {
     let parts = (0..shown).map(|n| (plain - n) as f64 / (plain + lazy - n) as f64);
     parts.product()
+}
+
+/// Whether an answer is one of the plain client's.
+fn alike(plain: &BTreeSet<&Observation>, lazy: &Observation) -> bool {
+    plain.contains(lazy) || lazy.combines(plain)
+}
+
+/// Why an answer may differ from all of the plain client's, if it may.
+fn documented(
+    plain: &BTreeSet<&Observation>,
+    lazy: &Observation,
+    call: usize,
+) -> Option<&'static str> {
+    let mut all = plain.iter();
+    all.find_map(|plain| known::reason(&Pair { plain, lazy, call }))
 }
 
 fn differ_by_server_only(observations: &BTreeSet<&Observation>) -> bool {
@@ -299,6 +318,22 @@ mod tests {
             )),
             differs(0, &["answers", "arrived"])
         );
+    }
+
+    #[test]
+    fn what_only_the_lazy_client_shows_must_show_though_the_plain_one_calls_often() {
+        let (one, two) = (answered_by("v1"), answered_by("v2"));
+        let once = |count: usize| {
+            let mut lazy = vec![one.clone(); count];
+            lazy[0] = two.clone();
+            calls(&vec![one.clone(); count], &lazy)
+        };
+        assert!(once(ENOUGH).want_more());
+        assert!(!once(MOST).want_more());
+        assert_eq!(judge(&once(MOST)), differs(0, &["answers", "arrived"]));
+        let mut late = once(MOST);
+        late.plain[MOST - 1] = two.clone();
+        assert_eq!(judge(&late), Verdict::Same);
     }
 
     #[test]

@@ -195,6 +195,7 @@ impl Session {
             self.acknowledge(&response.type_url, &response.nonce);
         }
         self.answer_requests();
+        self.clusters.share(&self.store);
     }
 
     /// After the first answer, what is still unknown is kept within its bound.

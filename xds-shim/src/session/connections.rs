@@ -30,11 +30,21 @@ enum Rank {
     Outer,
 }
 
+impl Rank {
+    fn of(listener: &Stored) -> Self {
+        match listener.known_kind() {
+            Some(Kind::Single(_)) => Self::Single,
+            Some(Kind::Outer(_)) => Self::Outer,
+            Some(Kind::Wildcard(_)) => Self::Wildcard,
+            Some(Kind::Other) | None => Self::Other,
+        }
+    }
+}
+
 /// What is known of listeners beside what they are sent as.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     connections: Connections,
-    ranks: HashMap<Box<str>, Rank>,
     /// Route configurations of listeners that may be copied.
     routes: HashMap<Box<str>, BTreeSet<String>>,
     /// Those that lead connections of others, as the proxy gets them.
@@ -59,15 +69,8 @@ struct Held {
 impl Listeners {
     /// A listener of this kind came, and with it the route configurations it names.
     pub(super) fn put(&mut self, name: &str, kind: &Kind, routes: &BTreeSet<String>) {
-        let rank = match kind {
-            Kind::Single(_) => Rank::Single,
-            Kind::Outer(_) => Rank::Outer,
-            Kind::Wildcard(_) => Rank::Wildcard,
-            Kind::Other => Rank::Other,
-        };
-        self.ranks.insert(name.into(), rank);
         // Most have none.
-        if rank == Rank::Single && !routes.is_empty() {
+        if matches!(kind, Kind::Single(_)) && !routes.is_empty() {
             self.routes.insert(name.into(), routes.clone());
         } else {
             self.routes.remove(name);
@@ -77,7 +80,6 @@ impl Listeners {
 
     /// A listener went, which was this.
     pub(super) fn remove(&mut self, name: &str, was: Option<Arc<Stored>>) {
-        self.ranks.remove(name);
         let routes = self.routes.remove(name).unwrap_or_default();
         if let (Some(single), Some(listener)) = (self.connections.remove(name), was) {
             let held = Held {
@@ -133,22 +135,18 @@ impl Listeners {
         let full = self.copies >= MOST_COPIES && single.plain.is_none();
         full || self.asked.contains(&single.destination)
     }
-
-    fn rank(&self, name: &str) -> Rank {
-        self.ranks.get(name).copied().unwrap_or(Rank::Other)
-    }
 }
 
 impl Session {
     /// The listeners the proxy is to have and has not, in order.
     pub(super) fn lacking_listeners(&self) -> Vec<Arc<Stored>> {
         let wanted = self.listeners.all().filter(|s| self.gives_listener(s));
-        let views = wanted.map(|stored| self.view_of_listener(stored));
+        let views = wanted.map(|stored| (Rank::of(stored), self.view_of_listener(stored)));
         let mut lacking: Vec<_> = views
-            .filter(|view| !self.listeners.holds(&view.name, view.version))
+            .filter(|(_, view)| !self.listeners.holds(&view.name, view.version))
             .collect();
-        lacking.sort_by_key(|s| (self.singles.rank(&s.name), s.name.clone()));
-        lacking
+        lacking.sort_by(|(rank, a), (other, b)| rank.cmp(other).then_with(|| a.name.cmp(&b.name)));
+        lacking.into_iter().map(|(_, view)| view).collect()
     }
 
     /// How many listeners the proxy does not have.
@@ -304,7 +302,7 @@ impl Session {
     /// Whether the proxy has the latest of the listener whose chains ask for names of ours; `None` without one.
     pub(super) fn outer_is_current(&self) -> Option<bool> {
         let mut all = self.listeners.all();
-        let outer = all.find(|s| self.singles.rank(&s.name) == Rank::Outer)?;
+        let outer = all.find(|s| Rank::of(s) == Rank::Outer)?;
         let view = self.view_of_listener(outer);
         Some(self.listeners.holds(&view.name, view.version))
     }

@@ -1,37 +1,12 @@
 //! The books on one resource type of one stream: what istiod gave, what the proxy holds, and which
 //! response waits for which acknowledgement.
 
+use super::snapshot::Snapshot;
 use crate::ads::{DeltaRequest, ResponseWriter, WILDCARD};
-use crate::store::{Stored, Version};
+use crate::store::{Store, Stored, Version};
 use bytes::Bytes;
-use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-
-/// A resource in a snapshot, found by its name.
-#[derive(Debug, Clone)]
-struct Entry(Arc<Stored>);
-
-impl Borrow<str> for Entry {
-    fn borrow(&self) -> &str {
-        &self.0.name
-    }
-}
-
-impl Hash for Entry {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.name.hash(state);
-    }
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-
-impl Eq for Entry {}
 
 /// A response the proxy has not acknowledged yet.
 #[derive(Debug)]
@@ -58,7 +33,7 @@ pub(super) enum Settled {
 pub(super) struct Ledger {
     pub(super) type_url: &'static str,
     /// What istiod gave on this stream.
-    snapshot: HashSet<Entry>,
+    snapshot: Snapshot,
     /// What the proxy holds, under which version; `None` for a version that no shim gave.
     pub(super) proxy: HashMap<Box<str>, Option<Version>>,
     /// Whether the proxy has asked for this type.
@@ -80,7 +55,7 @@ impl Ledger {
     pub(super) fn new(type_url: &'static str) -> Self {
         Self {
             type_url,
-            snapshot: HashSet::new(),
+            snapshot: Snapshot::default(),
             proxy: HashMap::new(),
             asked: false,
             requested: false,
@@ -94,7 +69,7 @@ impl Ledger {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Arc<Stored>> {
-        self.snapshot.get(name).map(|e| &e.0)
+        self.snapshot.get(name)
     }
 
     /// Makes room for so many resources more.
@@ -104,7 +79,7 @@ impl Ledger {
 
     /// Puts a resource in; whether there was none of its name.
     pub(super) fn put(&mut self, stored: Arc<Stored>) -> bool {
-        self.snapshot.replace(Entry(stored)).is_none()
+        self.snapshot.put(stored)
     }
 
     /// Takes a resource out; whether it was there.
@@ -114,7 +89,12 @@ impl Ledger {
 
     /// Everything istiod gave.
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Stored>> {
-        self.snapshot.iter().map(|Entry(stored)| stored)
+        self.snapshot.all()
+    }
+
+    /// Shares what there is with streams that were given the same. To be called when a push was taken in.
+    pub(super) fn share(&mut self, store: &Store) {
+        self.snapshot.share(store);
     }
 
     /// Takes in the first request of the type: what the proxy holds from before.

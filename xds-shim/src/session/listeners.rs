@@ -53,6 +53,7 @@ impl Session {
         }
         // The proxy is about to ask for them.
         self.have_routes(&routes);
+        self.listeners.share(&self.store);
     }
 
     /// Gives the proxy what it lacks of listeners, as they are by now. `first`: it has had none on this stream.

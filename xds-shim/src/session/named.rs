@@ -158,6 +158,7 @@ impl Session {
                 gone.unsubscribe.push(name.clone());
             }
         }
+        books.share(&store);
         if !gone.unsubscribe.is_empty() {
             self.ask_istiod(gone);
         }

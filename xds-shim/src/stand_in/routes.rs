@@ -14,18 +14,22 @@
 //! numbers: envoy/config/route/v3/route.proto and route_components.proto.
 
 mod compose;
+mod names;
 mod template;
 
 use super::domains::{Domain, Domains, host_of};
 use crate::cluster::{OutboundName, payload};
 use crate::wire::{self, Error};
+use bytes::Bytes;
 use dependency_graph::cover::{Cover, Pattern};
 use dependency_graph::fallback::FALLBACK_ROUTE;
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 pub use compose::{View, without_header};
+use names::{Index, Span, Texts};
 use template::Template;
 
 /// How many plain virtual hosts of one form are worth a virtual host that stands for them.
@@ -34,8 +38,14 @@ const FEWEST: usize = 2;
 /// A route configuration, taken apart. Shared by all streams that were given the same.
 #[derive(Debug)]
 pub struct Routes {
+    texts: Texts,
     hosts: Vec<VirtualHost>,
-    domains: Domains,
+    /// Of all virtual hosts, those of one after those of the one before it.
+    domains: Vec<DomainName>,
+    /// The exact ones of them.
+    exact: Index,
+    /// The others, and whose they are.
+    wild: Domains,
     /// Domains of virtual hosts that are always given.
     kept: Domains,
     templates: Vec<Template>,
@@ -47,25 +57,32 @@ pub struct Routes {
     rest_cluster: Option<Box<str>>,
     /// The cluster that one leads what falls back to.
     fallback: Option<Box<str>>,
-    by_cluster: HashMap<Box<str>, u32>,
+    /// Virtual hosts that can be held, by their clusters.
+    by_cluster: Index,
     ignores_port: bool,
 }
 
 #[derive(Debug)]
 struct VirtualHost {
-    domains: Vec<Box<str>>,
+    /// Where its domains begin.
+    domains: u32,
     plain: Option<Plain>,
-    /// Which of its domains no wildcard takes; all of them, where there is none for it.
-    open: Vec<bool>,
+}
+
+#[derive(Debug)]
+struct DomainName {
+    text: Span,
+    /// Whether no wildcard takes it; where there is none for its virtual host, none does.
+    open: bool,
 }
 
 /// What is particular about a plain virtual host.
 #[derive(Debug)]
 struct Plain {
-    cluster: Box<str>,
-    operation: Box<str>,
+    cluster: Span,
+    operation: Span,
     /// What it has in common with others; `None` if those are too few to hold it.
-    template: Option<usize>,
+    template: Option<u32>,
 }
 
 impl VirtualHost {
@@ -74,14 +91,8 @@ impl VirtualHost {
     }
 
     fn template(&self) -> Option<usize> {
-        self.plain.as_ref().and_then(|plain| plain.template)
-    }
-
-    /// The domains that a stand-in for it has by name. `exact`: without wildcards.
-    fn names(&self, exact: bool) -> impl Iterator<Item = &str> {
-        let all = self.domains.iter().zip(&self.open);
-        all.filter(move |(_, open)| exact || **open)
-            .map(|(domain, _)| &**domain)
+        let template = self.plain.as_ref().and_then(|plain| plain.template);
+        template.map(|template| template as usize)
     }
 }
 
@@ -107,29 +118,37 @@ impl Routes {
     ///
     /// # Errors
     /// When the bytes are not such a message.
-    pub fn parse(resource: &[u8]) -> Result<Option<Self>, Error> {
+    pub fn parse(resource: &Bytes) -> Result<Option<Self>, Error> {
+        let Some(texts) = Texts::new(resource.clone()) else {
+            return Ok(None);
+        };
         let config = payload(resource)?;
         // vhds = 9 and vhost_header = 18 have their own ways to find a virtual host.
         if wire::last(config, 9)?.is_some() || wire::last(config, 18)?.is_some() {
             return Ok(None);
         }
-        let mut routes = Self::read(config)?;
+        let mut routes = Self::read(texts, config)?;
         routes.hold_only_groups();
         routes.choose_wildcards();
+        routes.hosts.shrink_to_fit();
+        routes.domains.shrink_to_fit();
         Ok(Some(routes))
     }
 
-    fn read(config: &[u8]) -> Result<Self, Error> {
+    fn read(texts: Texts, config: &[u8]) -> Result<Self, Error> {
         let mut routes = Self {
+            texts,
             hosts: Vec::new(),
-            domains: Domains::default(),
+            domains: Vec::new(),
+            exact: Index::default(),
+            wild: Domains::default(),
             kept: Domains::default(),
             templates: Vec::new(),
             wildcards: BTreeSet::new(),
             rest: None,
             rest_cluster: None,
             fallback: None,
-            by_cluster: HashMap::new(),
+            by_cluster: Index::default(),
             ignores_port: wire::varint(config, 14)? != 0,
         };
         let mut forms = HashMap::new();
@@ -139,52 +158,82 @@ impl Routes {
         Ok(routes)
     }
 
-    fn read_host(&mut self, host: &[u8], forms: &mut HashMap<Vec<u8>, usize>) -> Result<(), Error> {
-        let index = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX);
-        let mut domains: Vec<Box<str>> = Vec::new();
-        for domain in wire::each(host, 2) {
-            domains.push(
-                std::str::from_utf8(domain?)
-                    .map_err(|_| Error::NotUtf8(2))?
-                    .into(),
-            );
-        }
+    fn read_host(&mut self, host: &[u8], forms: &mut HashMap<Vec<u8>, u32>) -> Result<(), Error> {
+        let index = number(self.hosts.len());
+        self.hosts.push(VirtualHost {
+            domains: number(self.domains.len()),
+            plain: None,
+        });
         let mut exact = true;
-        for domain in &domains {
-            self.domains.insert(domain, index);
-            exact &= matches!(Domain::parse(domain), Domain::Exact(_));
-            if Domain::parse(domain) == Domain::Rest {
+        for domain in wire::each(host, 2) {
+            let text = self.texts.span(domain?, 2)?;
+            self.domains.push(DomainName { text, open: true });
+            exact &= self.take_domain(text, index);
+            if Domain::parse(self.texts.get(text)) == Domain::Rest {
                 self.rest = Some(index);
                 self.rest_cluster = template::only_cluster(host)?.map(Box::from);
                 self.fallback = template::cluster_by(host, FALLBACK_ROUTE)?.map(Box::from);
             }
         }
-        let mut plain = None;
         if exact && let Some(form) = template::form(host)? {
-            // Two virtual hosts towards one cluster are not told apart by it.
-            let new = !self.by_cluster.contains_key(&*form.cluster);
-            if new {
-                let next = self.templates.len();
-                let template = *forms.entry(form.common).or_insert_with_key(|common| {
-                    self.templates.push(Template::new(common.clone()));
-                    next
-                });
-                self.templates[template].members += 1;
-                self.by_cluster.insert(form.cluster.clone(), index);
-                plain = Some(Plain {
-                    cluster: form.cluster,
-                    operation: form.operation,
-                    template: Some(template),
-                });
-            }
+            self.take_plain(host, index, form, forms);
         }
-        let open = vec![true; domains.len()];
-        self.hosts.push(VirtualHost {
-            domains,
-            plain,
-            open,
-        });
         Ok(())
+    }
+
+    /// Takes in the last domain of a virtual host; whether it is an exact one.
+    fn take_domain(&mut self, text: Span, of: u32) -> bool {
+        let Self {
+            texts,
+            domains,
+            exact,
+            wild,
+            ..
+        } = self;
+        let domain = texts.get(text);
+        if !matches!(Domain::parse(domain), Domain::Exact(_)) {
+            wild.insert(domain, of);
+            return false;
+        }
+        let last = number(domains.len() - 1);
+        exact.insert(last, |at| texts.get(domains[at as usize].text));
+        true
+    }
+
+    /// Two virtual hosts towards one cluster are not told apart by it: the second one is not plain.
+    fn take_plain(
+        &mut self,
+        host: &[u8],
+        index: u32,
+        form: template::Form,
+        forms: &mut HashMap<Vec<u8>, u32>,
+    ) {
+        let cluster = self.texts.find(host, &form.cluster);
+        let operation = self.texts.find(host, &form.operation);
+        let (Some(cluster), Some(operation)) = (cluster, operation) else {
+            return;
+        };
+        let mut by_cluster = std::mem::take(&mut self.by_cluster);
+        let text_of = |at: u32| match at == index {
+            true => self.texts.get(cluster),
+            false => self.cluster_of(at),
+        };
+        let new = by_cluster.insert(index, text_of);
+        self.by_cluster = by_cluster;
+        if !new {
+            return;
+        }
+        let next = number(self.templates.len());
+        let template = *forms.entry(form.common).or_insert_with_key(|common| {
+            self.templates.push(Template::new(common.clone()));
+            next
+        });
+        self.templates[template as usize].members += 1;
+        self.hosts[index as usize].plain = Some(Plain {
+            cluster,
+            operation,
+            template: Some(template),
+        });
     }
 
     /// Forms of which there are too few are given as they are.
@@ -193,26 +242,39 @@ impl Routes {
         let mut templates = Vec::new();
         for template in std::mem::take(&mut self.templates) {
             let worth = template.members >= FEWEST;
-            renumbered.push(worth.then_some(templates.len()));
+            renumbered.push(worth.then_some(number(templates.len())));
             if worth {
                 templates.push(template);
             }
         }
         self.templates = templates;
-        for (index, host) in self.hosts.iter_mut().enumerate() {
-            if let Some(plain) = &mut host.plain {
-                plain.template = plain.template.and_then(|template| renumbered[template]);
-            }
-            if !host.can_be_held() {
-                for domain in &host.domains {
-                    self.kept
-                        .insert(domain, u32::try_from(index).unwrap_or(u32::MAX));
-                }
+        for plain in self.hosts.iter_mut().filter_map(|host| host.plain.as_mut()) {
+            let template = plain.template;
+            plain.template = template.and_then(|template| renumbered[template as usize]);
+        }
+        let mut kept = Domains::default();
+        for (at, _) in self
+            .hosts
+            .iter()
+            .enumerate()
+            .filter(|(_, h)| !h.can_be_held())
+        {
+            for domain in self.names(at, true) {
+                kept.insert(domain, number(at));
             }
         }
-        let hosts = &self.hosts;
-        self.by_cluster
-            .retain(|_, index| hosts[*index as usize].can_be_held());
+        self.kept = kept;
+        let mut by_cluster = std::mem::take(&mut self.by_cluster);
+        let held = |at: u32| self.hosts[at as usize].can_be_held();
+        by_cluster.retain(held, |at| self.cluster_of(at));
+        self.by_cluster = by_cluster;
+        let Self {
+            texts,
+            domains,
+            exact,
+            ..
+        } = self;
+        exact.retain(|_| true, |at| texts.get(domains[at as usize].text));
     }
 
     /// Wildcards, if what they take too much can be given back exactly: to a virtual host that does
@@ -222,8 +284,7 @@ impl Routes {
             return;
         }
         let widest = self.widest();
-        let members = self.hosts.iter().filter(|h| h.template() == Some(widest));
-        let covers = covers(members);
+        let covers = self.covers(widest);
         let patterns = covers
             .iter()
             .flat_map(Cover::patterns)
@@ -236,12 +297,42 @@ impl Routes {
         for wildcard in &self.wildcards {
             taken.insert(wildcard, 0);
         }
-        for host in &mut self.hosts {
-            if host.template() == Some(widest) {
-                let open = host.domains.iter().map(|d| taken.find(d).is_none());
-                host.open = open.collect();
+        for at in 0..self.hosts.len() {
+            if self.hosts[at].template() != Some(widest) {
+                continue;
+            }
+            let range = self.domains_of(at);
+            for domain in &mut self.domains[range] {
+                domain.open = taken.find(self.texts.get(domain.text)).is_none();
             }
         }
+    }
+
+    /// Covers of the names of the virtual hosts of a template: one for each domain of the cluster.
+    fn covers(&self, template: usize) -> Vec<Cover> {
+        let mut namespaces: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        let mut addresses = HashSet::new();
+        for (at, host) in self.hosts.iter().enumerate() {
+            if host.template() != Some(template) {
+                continue;
+            }
+            if let Some((namespace, domain)) = kubernetes_name(self.cluster_of(number(at))) {
+                namespaces.entry(domain).or_default().insert(namespace);
+            }
+            let names = self.names(at, true);
+            addresses.extend(names.filter_map(|d| d.parse::<Ipv4Addr>().ok()));
+        }
+        // Services' addresses come from few ranges; what else is in those is nobody's, and told apart.
+        let ranges: BTreeSet<Ipv4Net> = addresses
+            .into_iter()
+            .filter_map(|a| Ipv4Net::new(a, 16).ok())
+            .map(|range| range.trunc())
+            .collect();
+        let ranges: Vec<IpNet> = ranges.into_iter().map(IpNet::V4).collect();
+        let of = |(domain, namespaces): (&str, BTreeSet<&str>)| {
+            Cover::of(namespaces, [], domain, &ranges)
+        };
+        namespaces.into_iter().map(of).collect()
     }
 
     /// The template most virtual hosts have.
@@ -252,17 +343,63 @@ impl Routes {
 
     /// What an authority means.
     pub fn meaning(&self, authority: &str) -> Meaning<'_> {
-        let Some(index) = self.domains.find(&self.host(authority)) else {
+        let Some(index) = self.find(&self.host(authority)) else {
             return Meaning::Other;
         };
         match (&self.hosts[index as usize].plain, &self.rest_cluster) {
             (Some(plain), _) => Meaning::Service {
-                cluster: &plain.cluster,
-                operation: &plain.operation,
+                cluster: self.texts.get(plain.cluster),
+                operation: self.texts.get(plain.operation),
             },
             (None, Some(cluster)) if self.rest == Some(index) => Meaning::Nobody(cluster),
             _ => Meaning::Other,
         }
+    }
+
+    /// Which virtual host takes a host in lower case, without a port where ports are ignored.
+    fn find(&self, host: &str) -> Option<u32> {
+        let exact = self.exact.get(host, |at| self.domain(at));
+        // The last one that begins no later.
+        let of = |at| {
+            number(
+                self.hosts
+                    .partition_point(|h| h.domains <= at)
+                    .saturating_sub(1),
+            )
+        };
+        exact.map(of).or_else(|| self.wild.find(host))
+    }
+
+    /// Whether this very domain is in.
+    fn contains(&self, domain: &str) -> bool {
+        match Domain::parse(domain) {
+            Domain::Exact(_) => self.exact.get(domain, |at| self.domain(at)).is_some(),
+            _ => self.wild.contains(domain),
+        }
+    }
+
+    fn domain(&self, at: u32) -> &str {
+        let domain = self.domains.get(at as usize);
+        domain.map_or("", |domain| self.texts.get(domain.text))
+    }
+
+    fn domains_of(&self, host: usize) -> Range<usize> {
+        let begin = |host: usize| self.hosts.get(host).map(|h| h.domains as usize);
+        let end = begin(host + 1).unwrap_or(self.domains.len());
+        begin(host).unwrap_or(end)..end
+    }
+
+    /// The domains of a virtual host; those that a stand-in for it has by name. `exact`: without wildcards.
+    fn names(&self, host: usize, exact: bool) -> impl Iterator<Item = &str> {
+        let all = self.domains[self.domains_of(host)].iter();
+        all.filter(move |domain| exact || domain.open)
+            .map(|domain| self.texts.get(domain.text))
+    }
+
+    /// The cluster of a plain virtual host.
+    fn cluster_of(&self, host: u32) -> &str {
+        let plain = self.hosts.get(host as usize).and_then(|h| h.plain.as_ref());
+        plain.map_or("", |plain| self.texts.get(plain.cluster))
     }
 
     /// An authority as it is compared with domains.
@@ -277,7 +414,8 @@ impl Routes {
 
     /// Whether this cluster's virtual host is one that can be held.
     pub fn holds(&self, cluster: &str) -> bool {
-        self.by_cluster.contains_key(cluster)
+        let found = self.by_cluster.get(cluster, |host| self.cluster_of(host));
+        found.is_some()
     }
 
     /// How many virtual hosts there are, and how many of them can be held.
@@ -286,34 +424,9 @@ impl Routes {
     }
 }
 
-/// Covers of these virtual hosts' names: one for each domain of the cluster.
-fn covers<'a>(hosts: impl Iterator<Item = &'a VirtualHost>) -> Vec<Cover> {
-    let mut namespaces: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut addresses = HashSet::new();
-    for host in hosts {
-        if let Some((namespace, domain)) = host
-            .plain
-            .as_ref()
-            .and_then(|p| kubernetes_name(&p.cluster))
-        {
-            namespaces.entry(domain).or_default().insert(namespace);
-        }
-        addresses.extend(
-            host.domains
-                .iter()
-                .filter_map(|d| d.parse::<Ipv4Addr>().ok()),
-        );
-    }
-    // Services' addresses come from few ranges; what else is in those is nobody's, and told apart.
-    let ranges: BTreeSet<Ipv4Net> = addresses
-        .into_iter()
-        .filter_map(|a| Ipv4Net::new(a, 16).ok())
-        .map(|range| range.trunc())
-        .collect();
-    let ranges: Vec<IpNet> = ranges.into_iter().map(IpNet::V4).collect();
-    let of =
-        |(domain, namespaces): (&str, BTreeSet<&str>)| Cover::of(namespaces, [], domain, &ranges);
-    namespaces.into_iter().map(of).collect()
+/// A place in a list that cannot be longer: the bytes behind it are counted so.
+fn number(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
 }
 
 /// The namespace and the cluster's domain in a cluster towards `name.namespace.svc.domain`.

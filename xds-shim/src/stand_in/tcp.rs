@@ -33,8 +33,10 @@ mod wild;
 use crate::cluster::{ServicePort, payload};
 use crate::listener::OnDemandConfig;
 use crate::wire::{self, Error};
+use std::borrow::Borrow;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -221,13 +223,38 @@ fn socket_address(address: &[u8]) -> Result<Option<(IpAddr, u16)>, Error> {
 pub struct Connections {
     outer: Option<(Box<str>, Arc<Outer>)>,
     singles: BTreeMap<Destination, Arc<Single>>,
-    destinations: BTreeMap<Box<str>, Destination>,
+    /// The same.
+    by_name: HashSet<Named>,
     wildcards: BTreeMap<Box<str>, Arc<Wildcard>>,
     /// Which of those have a chain of ours.
     leading: BTreeSet<Box<str>>,
     /// Forms of plain listeners, in order of coming.
     forms: Vec<Members>,
 }
+
+/// A listener that can be held, found by its name.
+#[derive(Debug)]
+struct Named(Arc<Single>);
+
+impl Borrow<str> for Named {
+    fn borrow(&self) -> &str {
+        &self.0.listener
+    }
+}
+
+impl Hash for Named {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.listener.hash(state);
+    }
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.listener == other.0.listener
+    }
+}
+
+impl Eq for Named {}
 
 /// The plain listeners of a form.
 #[derive(Debug)]
@@ -242,7 +269,6 @@ impl Connections {
     /// A listener came, or is another one now.
     pub fn put(&mut self, name: &str, kind: Kind) {
         if let Kind::Single(single) = &kind
-            && self.destinations.get(name) == Some(&single.destination)
             && self.singles.get(&single.destination) == Some(single)
         {
             // The same again: its form must not lose its chain for it.
@@ -250,7 +276,7 @@ impl Connections {
         }
         self.remove(name);
         match kind {
-            Kind::Single(single) => self.put_single(name, single),
+            Kind::Single(single) => self.put_single(single),
             Kind::Outer(outer) => self.outer = Some((name.into(), outer)),
             Kind::Wildcard(wildcard) => {
                 self.wildcards.insert(name.into(), wildcard);
@@ -259,7 +285,7 @@ impl Connections {
         }
     }
 
-    fn put_single(&mut self, name: &str, single: Arc<Single>) {
+    fn put_single(&mut self, single: Arc<Single>) {
         if self.singles.len() >= MOST_HELD {
             return;
         }
@@ -267,7 +293,7 @@ impl Connections {
         let Entry::Vacant(free) = self.singles.entry(single.destination) else {
             return;
         };
-        self.destinations.insert(name.into(), single.destination);
+        self.by_name.insert(Named(Arc::clone(&single)));
         if let Some(plain) = &single.plain {
             match self.forms.iter_mut().find(|m| m.form == plain.form) {
                 Some(members) => members.count += 1,
@@ -287,15 +313,15 @@ impl Connections {
         if self.outer.as_ref().is_some_and(|(n, _)| **n == *name) {
             self.outer = None;
         }
-        let destination = self.destinations.remove(name)?;
-        let gone = self.singles.remove(&destination);
-        if let Some(plain) = gone.as_ref().and_then(|single| single.plain.as_ref()) {
+        let Named(gone) = self.by_name.take(name)?;
+        self.singles.remove(&gone.destination);
+        if let Some(plain) = &gone.plain {
             for members in &mut self.forms {
                 members.count -= usize::from(members.form == plain.form);
             }
             self.forms.retain(|members| members.count > 0);
         }
-        gone
+        Some(gone)
     }
 
     /// Decides which forms have a chain. To be called after the last of a push's listeners, and before
@@ -336,15 +362,13 @@ impl Connections {
     /// not have the listener. If not, it must be given: ahead of a wildcard listener of its port, and
     /// no later than [`Self::outer`] and [`Self::wildcards`].
     pub fn holds(&self, listener: &str) -> bool {
-        let destination = self.destinations.get(listener);
-        let single = destination.and_then(|d| self.singles.get(d));
+        let single = self.single(listener);
         single.is_some_and(|single| self.way(single).is_some())
     }
 
     /// A listener that can be held, by its name.
     pub fn single(&self, listener: &str) -> Option<&Single> {
-        let single = self.singles.get(self.destinations.get(listener)?);
-        single.map(|single| &**single)
+        self.by_name.get(listener).map(|Named(single)| &**single)
     }
 
     /// All listeners that can be held, in order of their destinations, and how connections go on.

@@ -63,7 +63,7 @@ impl Routes {
     /// # Errors
     /// When the bytes are not such a message.
     pub fn compose(&self, resource: &[u8], view: View<'_>) -> Result<Vec<u8>, Error> {
-        let held: Vec<bool> = self.hosts.iter().map(|h| is_held(h, view)).collect();
+        let held: Vec<bool> = self.hosts.iter().map(|h| self.is_held(h, view)).collect();
         edit_config(resource, |config| {
             let mut out = Vec::with_capacity(4096);
             let mut hosts = held.iter().enumerate();
@@ -91,7 +91,7 @@ impl Routes {
         let mut out = rest.to_vec();
         let wanted = |host: &&str| {
             // With a registry that changed meanwhile a name may be somebody's.
-            is_plain(host) && self.domains.find(host) == self.rest && !self.domains.contains(host)
+            is_plain(host) && self.find(host) == self.rest && !self.contains(host)
         };
         if !view.exact && !self.wildcards.is_empty() {
             for host in view.nobody.iter().map(|h| &**h).filter(wanted) {
@@ -108,9 +108,9 @@ impl Routes {
         if let Some(domains) = domains.get_mut(widest).filter(|_| !view.exact) {
             domains.extend(self.wildcards.iter().map(String::as_str));
         }
-        for (host, _) in self.hosts.iter().zip(held).filter(|(_, held)| **held) {
+        for (at, host) in self.hosts.iter().enumerate().filter(|(at, _)| held[*at]) {
             if let Some(template) = host.template() {
-                domains[template].extend(host.names(view.exact));
+                domains[template].extend(self.names(at, view.exact));
             }
         }
         let all = self.templates.iter().zip(domains).enumerate();
@@ -118,11 +118,13 @@ impl Routes {
             .map(|(at, (template, domains))| stand_in(at, &template.common, &domains))
             .collect()
     }
-}
 
-fn is_held(host: &VirtualHost, view: View<'_>) -> bool {
-    let given = |plain: &super::Plain| plain.template.is_none() || (view.gives)(&plain.cluster);
-    host.plain.as_ref().is_some_and(|plain| !given(plain))
+    fn is_held(&self, host: &VirtualHost, view: View<'_>) -> bool {
+        let held = |plain: &super::Plain| {
+            plain.template.is_some() && !(view.gives)(self.texts.get(plain.cluster))
+        };
+        host.plain.as_ref().is_some_and(held)
+    }
 }
 
 /// A virtual host made of a template. VirtualHost: name = 1, domains = 2, routes = 3; Route: route = 2;

@@ -119,7 +119,9 @@ fn composed(
     nobody: &[&str],
     exact: bool,
 ) -> rds::RouteConfiguration {
-    let routes = Routes::parse(resource).unwrap().unwrap();
+    let routes = Routes::parse(&Bytes::copy_from_slice(resource))
+        .unwrap()
+        .unwrap();
     let nobody = nobody.iter().map(|n| Box::from(*n)).collect();
     let view = View {
         gives: &|c| gives.contains(&c),
@@ -230,7 +232,9 @@ fn what_is_admitted_is_given_as_it_came() {
 #[test]
 fn whatever_the_whole_sends_to_a_service_the_stand_in_takes() {
     let whole = shop();
-    let routes = Routes::parse(&whole).unwrap().unwrap();
+    let routes = Routes::parse(&Bytes::copy_from_slice(&whole))
+        .unwrap()
+        .unwrap();
     for exact in [false, true] {
         let config = composed(&whole, &[], &[], exact);
         assert_valid(&config);
@@ -250,7 +254,7 @@ fn whatever_the_whole_sends_to_a_service_the_stand_in_takes() {
 
 #[test]
 fn names_that_are_nobodys_go_where_they_went() {
-    let routes = Routes::parse(&shop()).unwrap().unwrap();
+    let routes = Routes::parse(&shop().into()).unwrap().unwrap();
     assert_eq!(
         routes.meaning("Typo.shop:80"),
         Meaning::Nobody("PassthroughCluster")
@@ -308,7 +312,10 @@ fn a_rest_that_is_not_one_cluster_leaves_no_room_for_wildcards() {
         assert_ne!(taken_by(&given, "typo.shop"), "lazy|0");
         assert_eq!(taken_by(&given, "b.shop.svc"), "lazy|0");
         assert_eq!(
-            Routes::parse(&whole).unwrap().unwrap().meaning("typo.shop"),
+            Routes::parse(&Bytes::copy_from_slice(&whole))
+                .unwrap()
+                .unwrap()
+                .meaning("typo.shop"),
             Meaning::Other
         );
     }
@@ -359,7 +366,9 @@ fn routing_of_its_own_is_kept() {
         assert_eq!(given.virtual_hosts[0], own);
         assert_eq!(taken_by(&given, "own.shop"), own.name);
         assert_eq!(taken_by(&given, "b.shop"), "lazy|0");
-        let routes = Routes::parse(&whole).unwrap().unwrap();
+        let routes = Routes::parse(&Bytes::copy_from_slice(&whole))
+            .unwrap()
+            .unwrap();
         let own = "outbound|80||own.shop.svc.cluster.local";
         let meaning = routes.meaning("own.shop");
         assert!(meaning == Meaning::Other || cluster_of(meaning) == Some(own));
@@ -428,7 +437,9 @@ fn with_too_little_to_hold_nothing_is() {
         service("a.shop", 80, "10.96.0.1"),
         rest("PassthroughCluster"),
     ]);
-    let routes = Routes::parse(&alone).unwrap().unwrap();
+    let routes = Routes::parse(&Bytes::copy_from_slice(&alone))
+        .unwrap()
+        .unwrap();
     assert_eq!(
         (cluster_of(routes.meaning("a.shop")), routes.count()),
         (Some(A), (2, 0))
@@ -445,8 +456,12 @@ fn with_too_little_to_hold_nothing_is() {
         ]
     };
     let discovered = config_with(hosts(), |c| c.vhds = Some(rds::Vhds::default()));
-    assert!(Routes::parse(&discovered).unwrap().is_none());
-    assert!(Routes::parse(&[0x12, 0x80]).is_err());
+    assert!(
+        Routes::parse(&Bytes::copy_from_slice(&discovered))
+            .unwrap()
+            .is_none()
+    );
+    assert!(Routes::parse(&Bytes::from_static(&[0x12, 0x80])).is_err());
 }
 
 #[test]

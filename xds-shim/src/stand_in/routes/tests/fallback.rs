@@ -79,7 +79,9 @@ fn what_falls_back_is_nobodys_to_answer() {
         with_fallback("block_all", blocked),
     ] {
         let raw = settling(last.clone());
-        let routes = Routes::parse(&raw).unwrap().unwrap();
+        let routes = Routes::parse(&Bytes::copy_from_slice(&raw))
+            .unwrap()
+            .unwrap();
         assert_eq!(routes.fallback(), Some(PROXY));
         let service = |authority| matches!(routes.meaning(authority), Meaning::Service { .. });
         assert!(service("a.shop") && service("10.96.0.2:80"));
@@ -116,7 +118,9 @@ fn what_falls_back_is_nobodys_to_answer() {
 #[test]
 fn without_it_names_are_nobodys_again() {
     let raw = settling(rest("PassthroughCluster"));
-    let routes = Routes::parse(&raw).unwrap().unwrap();
+    let routes = Routes::parse(&Bytes::copy_from_slice(&raw))
+        .unwrap()
+        .unwrap();
     assert_eq!(routes.fallback(), None);
     assert_eq!(
         routes.meaning("typo.shop"),

@@ -66,7 +66,7 @@ proptest! {
         let nobody: Vec<&str> = nobody.iter().map(String::as_str).collect();
         let composed = composed(&resource, &given, &nobody, exact);
         assert_valid(&composed);
-        let routes = Routes::parse(&resource).unwrap().unwrap();
+        let routes = Routes::parse(&Bytes::copy_from_slice(&resource)).unwrap().unwrap();
         for authority in lookups.iter().map(String::as_str).chain(nobody.iter().copied()) {
             let before = taken_by(&whole, authority);
             let after = taken_by(&composed, authority);
