@@ -71,7 +71,12 @@ impl Snapshot {
         let entries = match self.shared {
             // The whole of it came just now.
             None => std::mem::take(&mut self.came),
-            Some(_) => self.all().cloned().map(Entry).collect(),
+            Some(_) => {
+                let mut all =
+                    Entries::with_capacity_and_hasher(shared + self.came.len(), Default::default());
+                all.extend(self.all().cloned().map(Entry));
+                all
+            }
         };
         self.shared = Some(store.share(entries));
         (self.came, self.gone) = Default::default();
