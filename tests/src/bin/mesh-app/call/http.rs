@@ -51,6 +51,16 @@ impl Connection {
     }
 }
 
+/// Whether the server had said that it takes no more on this connection: what it did not take is sent again on another one
+/// (RFC 9113 6.8).
+fn was_not_processed(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain();
+    let h2 = causes.find_map(|cause| cause.downcast_ref::<h2::Error>());
+    h2.is_some_and(|h2| {
+        h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR)
+    })
+}
+
 pub(crate) async fn call(target: &Target, begin: Instant) -> Result<Outcome> {
     let idle = target.idle_http.lock().pop().filter(Connection::is_open);
     let mut connection = match idle {
@@ -67,7 +77,13 @@ pub(crate) async fn call(target: &Target, begin: Instant) -> Result<Outcome> {
     };
     let mut request = request.body(Full::new(target.body.clone()))?;
     request.headers_mut().extend(target.headers.clone());
-    let response = connection.send(request).await?;
+    let response = match connection.send(request.clone()).await {
+        Err(error) if target.reuse && was_not_processed(&error) => {
+            connection = Connection::open(target).await?;
+            connection.send(request).await?
+        }
+        sent => sent?,
+    };
     let (parts, mut body) = response.into_parts();
     let (mut bytes, mut first_byte_ms) = (Vec::new(), None);
     while let Some(frame) = body.frame().await {
