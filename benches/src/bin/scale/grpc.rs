@@ -3,8 +3,9 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 use http::{Method, Request, StatusCode, Version};
 use tokio::net::TcpStream;
@@ -21,15 +22,50 @@ const PREFIX: usize = 5;
 /// The messages that come on a stream.
 #[derive(Debug)]
 pub(crate) struct Messages {
-    body: RecvStream,
+    body: Incoming,
     read: BytesMut,
 }
 
-impl Messages {
-    pub(crate) fn new(body: RecvStream) -> Self {
+#[derive(Debug)]
+enum Incoming {
+    /// istiod's head comes with its first message, which it has no reason for before it was told who calls.
+    Answer(ResponseFuture),
+    Body(RecvStream),
+}
+
+impl From<RecvStream> for Messages {
+    fn from(body: RecvStream) -> Self {
         Self {
-            body,
+            body: Incoming::Body(body),
             read: BytesMut::new(),
+        }
+    }
+}
+
+impl From<ResponseFuture> for Messages {
+    fn from(answer: ResponseFuture) -> Self {
+        Self {
+            body: Incoming::Answer(answer),
+            read: BytesMut::new(),
+        }
+    }
+}
+
+impl Messages {
+    /// The body, once it is there.
+    async fn body(&mut self) -> Result<&mut RecvStream> {
+        if let Incoming::Answer(answer) = &mut self.body {
+            let answer = answer.await?;
+            let refused = answer.headers().get("grpc-status");
+            ensure!(
+                answer.status() == StatusCode::OK && refused.is_none(),
+                "the call was refused: {answer:?}"
+            );
+            self.body = Incoming::Body(answer.into_body());
+        }
+        match &mut self.body {
+            Incoming::Body(body) => Ok(body),
+            Incoming::Answer(_) => bail!("no answer"),
         }
     }
 
@@ -42,12 +78,13 @@ impl Messages {
             if let Some(message) = take(&mut self.read)? {
                 return Ok(Some(message));
             }
-            let Some(chunk) = self.body.data().await else {
+            let body = self.body().await?;
+            let Some(chunk) = body.data().await else {
                 ensure!(self.read.is_empty(), "the stream ended inside a message");
                 return Ok(None);
             };
             let chunk = chunk?;
-            self.body.flow_control().release_capacity(chunk.len())?;
+            body.flow_control().release_capacity(chunk.len())?;
             self.read.extend_from_slice(&chunk);
         }
     }
@@ -122,10 +159,10 @@ impl Drop for Call {
 }
 
 impl Call {
-    /// Opens a stream.
+    /// Opens a stream. Whether the server takes the call its first message tells.
     ///
     /// # Errors
-    /// When the server cannot be reached, or does not take the call.
+    /// When the server cannot be reached.
     pub(crate) async fn open(address: SocketAddr) -> Result<Self> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
@@ -147,15 +184,9 @@ impl Call {
             .header("te", "trailers")
             .body(())?;
         let (response, to) = client.ready().await?.send_request(request, false)?;
-        let response = response.await?;
-        let refused = response.headers().get("grpc-status");
-        ensure!(
-            response.status() == StatusCode::OK && refused.is_none(),
-            "the call was refused: {response:?}"
-        );
         Ok(Self {
             to,
-            from: Messages::new(response.into_body()),
+            from: response.into(),
             connection,
         })
     }

@@ -209,7 +209,7 @@ async fn serve(
 ) -> Result<()> {
     let head = http::Response::builder().header("content-type", "application/grpc");
     let to = respond.send_response(head.body(())?, false)?;
-    let mut messages = Messages::new(request.into_body());
+    let mut messages = Messages::from(request.into_body());
     let Some(first) = messages.next().await? else {
         return Ok(());
     };
