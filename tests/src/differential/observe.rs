@@ -231,6 +231,11 @@ fn kind(error: &str) -> Option<String> {
         ("Handshake not finished", "ended"),
         ("grpc Cancelled: operation was canceled", "ended"),
         ("grpc Unknown: connection error", "ended"),
+        // Envoy's answer while the request still streams, with a reset behind it that may overtake it.
+        (
+            "grpc Unavailable: upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+            "ended",
+        ),
         // The alert of a server that then closes may be cut off by that.
         ("waiting for an answer: received fatal alert", "ended"),
         ("not an answer: \u{15}", "ended"),
@@ -347,6 +352,10 @@ mod tests {
                 Some("the handshake: received fatal alert: HandshakeFailure"),
             ),
             ("grpc Unavailable: x", Some("grpc Unavailable: x")),
+            (
+                "grpc Unavailable: upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+                Some("ended"),
+            ),
         ] {
             assert_eq!(kind(error).as_deref(), expected);
         }
