@@ -16,6 +16,7 @@ pub mod listener;
 pub mod metrics;
 pub mod node;
 pub mod pending;
+pub mod pool;
 pub mod raw;
 pub mod references;
 pub mod relay;

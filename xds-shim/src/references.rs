@@ -7,7 +7,9 @@
 
 use crate::cluster::{OUTBOUND, OutboundName};
 use crate::wire::{self, Edit, Error};
+use memchr::memmem::Finder;
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 /// What a resource refers to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,10 +29,13 @@ impl Found {
     }
 }
 
+/// Made once: most of what is searched is a record of a few bytes.
+static BEGINNING: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(OUTBOUND));
+
 /// All names of outbound clusters in these bytes, wherever they stand: as a protobuf string, or
 /// inside a script or a JSON text.
 pub fn anywhere(bytes: &[u8], found: &mut Found) {
-    for at in memchr::memmem::find_iter(bytes, OUTBOUND.as_bytes()) {
+    for at in BEGINNING.find_iter(bytes) {
         if let Some(name) = by_length(bytes, at) {
             found.names.insert(name.to_owned());
         }

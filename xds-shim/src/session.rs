@@ -153,7 +153,6 @@ pub struct Session {
     routes: Ledger,
     /// What the version of a proxy's endpoints depends on beside their content: the cluster.
     cluster_of_endpoints: HashMap<Box<str>, Version>,
-    tcp_clusters: BTreeSet<String>,
     lazy_routes: BTreeSet<String>,
     plain_routes: BTreeSet<String>,
     stand_ins: StandIns,
@@ -201,7 +200,6 @@ impl Session {
             listeners: Ledger::new(ads::LDS),
             routes: Ledger::new(ads::RDS),
             cluster_of_endpoints: HashMap::new(),
-            tcp_clusters: BTreeSet::new(),
             lazy_routes: BTreeSet::new(),
             plain_routes: BTreeSet::new(),
             stand_ins: StandIns::default(),

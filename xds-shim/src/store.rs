@@ -4,9 +4,10 @@
 //! little more than one. A resource lives as long as a stream holds it. A stream only ever finds
 //! here what istiod gave on that same stream: the store hands out memory, never content by name.
 
+use crate::pool::{Pool, Shared};
 use crate::references::{self, Found};
 use crate::stand_in::routes::Routes;
-use crate::stand_in::tcp::Kind;
+use crate::stand_in::tcp::{Connections, Kind};
 use crate::table::{Entries, Table, Tables};
 use bytes::Bytes;
 use foldhash::quality::RandomState;
@@ -72,16 +73,20 @@ pub struct Stored {
     pub name: Box<str>,
     /// The encoded `Resource`.
     pub raw: Bytes,
-    /// The version of `raw`.
-    pub version: Version,
+    version: OnceLock<Version>,
     routes: OnceLock<Option<Routes>>,
     beside_routes: OnceLock<Option<Found>>,
-    kind: OnceLock<Kind>,
+    listener: OnceLock<Listener>,
     home: Weak<Shelves>,
     key: u64,
 }
 
 impl Stored {
+    /// The version of `raw`. Most of a mesh is held and needs none.
+    pub fn version(&self) -> Version {
+        *self.version.get_or_init(|| Version::of(&self.raw))
+    }
+
     /// The route configuration in it, taken apart once for all streams; `None` if nothing in it can be
     /// held, or it is not understood.
     pub fn routes(&self) -> Option<&Routes> {
@@ -101,22 +106,24 @@ impl Stored {
         self.beside_routes.get_or_init(look).as_ref()
     }
 
-    /// What the listener in it is for held connections, looked for once for all streams. `came`: the encoded
-    /// `Resource` that istiod sent, of which this one was made.
-    pub fn kind(&self, came: &[u8]) -> &Kind {
-        let look = || {
-            Kind::of(&self.name, came).unwrap_or_else(|error| {
-                tracing::warn!(listener = &*self.name, %error, "listener not understood, not held");
-                Kind::Other
-            })
-        };
-        self.kind.get_or_init(look)
+    /// What there is to know of the listener in it, looked for once for all streams.
+    pub fn listener(&self, look: impl FnOnce() -> Listener) -> &Listener {
+        self.listener.get_or_init(look)
     }
 
     /// The same, if it was looked for.
-    pub fn known_kind(&self) -> Option<&Kind> {
-        self.kind.get()
+    pub fn known_listener(&self) -> Option<&Listener> {
+        self.listener.get()
     }
+}
+
+/// What there is to know of a listener beside its bytes.
+#[derive(Debug)]
+pub struct Listener {
+    /// What it is for held connections.
+    pub kind: Kind,
+    /// Clusters that its TCP proxies pick.
+    pub tcp_clusters: Box<[Box<str>]>,
 }
 
 impl Drop for Stored {
@@ -132,6 +139,7 @@ impl Drop for Stored {
 pub struct Store {
     shelves: Arc<Shelves>,
     tables: Tables,
+    connections: Pool<Connections>,
 }
 
 /// Sixty-four locks, so that streams rarely meet.
@@ -190,10 +198,10 @@ impl Store {
             name: name.into(),
             // A copy: the message it came in must not be kept alive by one of its resources.
             raw: Bytes::copy_from_slice(raw),
-            version: Version::of(raw),
+            version: OnceLock::new(),
             routes: OnceLock::new(),
             beside_routes: OnceLock::new(),
-            kind: OnceLock::new(),
+            listener: OnceLock::new(),
             home: Arc::downgrade(&self.shelves),
             key,
         });
@@ -216,6 +224,11 @@ impl Store {
     /// The shared table of these resources of this store, made of them if there is none yet.
     pub fn share(&self, entries: Entries) -> Arc<Table> {
         self.tables.share(entries)
+    }
+
+    /// The same of listeners, as far as held ones go.
+    pub fn share_connections(&self, connections: Connections) -> Arc<Shared<Connections>> {
+        self.connections.share(connections)
     }
 
     /// How many distinct resources are held, and their size in bytes.

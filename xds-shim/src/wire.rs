@@ -198,9 +198,9 @@ pub enum Edit {
 ///
 /// # Errors
 /// Those of the walk, or whatever `edit` returns.
-pub fn edit<E: From<Error>>(
-    message: &[u8],
-    mut edit: impl FnMut(Field<'_>) -> Result<Edit, E>,
+pub fn edit<'a, E: From<Error>>(
+    message: &'a [u8],
+    mut edit: impl FnMut(Field<'a>) -> Result<Edit, E>,
 ) -> Result<Option<Vec<u8>>, E> {
     let mut out = Vec::with_capacity(message.len() + 64);
     let mut changed = false;
@@ -219,10 +219,10 @@ pub fn edit<E: From<Error>>(
 }
 
 /// Replaces the payload of every record with this number for which `change` gives a new one.
-pub fn edit_each<E: From<Error>>(
-    message: &[u8],
+pub fn edit_each<'a, E: From<Error>>(
+    message: &'a [u8],
     number: u32,
-    mut change: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, E>,
+    mut change: impl FnMut(&'a [u8]) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<Option<Vec<u8>>, E> {
     edit(message, |field| match field.bytes() {
         Some(payload) if field.number == number => {

@@ -94,7 +94,8 @@ impl Session {
         if self.admitted.insert(service.clone()) || !now {
             let ask = (Box::from(name), service, now);
             if now {
-                self.report(&ask)
+                let by_tcp = self.tcp_clusters().any(|picked| picked == name);
+                self.report(&ask, by_tcp)
             } else {
                 self.unreported.push(ask)
             }
@@ -132,7 +133,7 @@ impl Session {
     ) -> impl Iterator<Item = Arc<Stored>> {
         let names = services.iter().flat_map(|s| self.outbound.names_of(s));
         let clusters = names.filter_map(|n| self.clusters.get(&n).cloned());
-        clusters.filter(|s| !self.clusters.holds(&s.name, s.version))
+        clusters.filter(|s| !self.clusters.holds(s))
     }
 
     /// What stands under a name that istiod does not have: a cluster without endpoints, so that
@@ -166,7 +167,7 @@ impl Session {
         }
         let mut give = Vec::new();
         for stored in came {
-            if self.clusters.holds(&stored.name, stored.version) {
+            if self.clusters.holds(&stored) {
                 self.note_cluster_of_endpoints(&stored);
             } else if self.gives(&stored.name) {
                 give.push(stored);
@@ -185,7 +186,7 @@ impl Session {
                 continue;
             }
             let stand_in = self.stand_in(&name);
-            if !self.clusters.holds(&name, stand_in.version) {
+            if !self.clusters.holds(&stand_in) {
                 give.push(stand_in);
             }
         }
@@ -225,11 +226,11 @@ impl Session {
     }
 
     /// Says what was asked for, and how the proxy is going to speak to it.
-    fn report(&mut self, (name, service, now): &(Box<str>, ServicePort, bool)) {
+    fn report(&mut self, (_, service, now): &(Box<str>, ServicePort, bool), by_tcp: bool) {
         if self.fallbacks.contains(service) {
             return;
         }
-        let protocol = self.protocol_of(name, service);
+        let protocol = self.protocol_of(by_tcp, service);
         let service = service.clone();
         self.out.push(Output::Asked(Ask {
             service,
@@ -242,8 +243,14 @@ impl Session {
     pub(super) fn report_late(&mut self) {
         let routes_known = self.routes.answered || self.lazy_routes.is_empty();
         if self.listeners.answered && routes_known {
-            for ask in std::mem::take(&mut self.unreported) {
-                self.report(&ask);
+            let asks = std::mem::take(&mut self.unreported);
+            let tcp: HashSet<&str> = self.tcp_clusters().collect();
+            let by_tcp: Vec<_> = asks
+                .iter()
+                .map(|(name, ..)| tcp.contains(&**name))
+                .collect();
+            for (ask, by_tcp) in asks.iter().zip(by_tcp) {
+                self.report(ask, by_tcp);
             }
         }
     }
@@ -262,8 +269,7 @@ impl Session {
 
     /// Clusters the proxy is to have and has not.
     fn lacking(&self) -> impl Iterator<Item = Arc<Stored>> {
-        let lacks =
-            |s: &&Arc<Stored>| self.gives(&s.name) && !self.clusters.holds(&s.name, s.version);
+        let lacks = |s: &&Arc<Stored>| self.gives(&s.name) && !self.clusters.holds(s);
         self.clusters.all().filter(lacks).cloned()
     }
 
@@ -284,7 +290,7 @@ impl Session {
     ) {
         self.add_referenced(&mut give);
         let nonce = self.nonce();
-        let resources = give.iter().map(|s| (&**s, s.version));
+        let resources = give.iter().map(|s| (&**s, s.version()));
         let response = self.clusters.respond(nonce, upstream, resources, removed);
         self.out.push(Output::ToProxy(response));
         for name in removed {
@@ -310,7 +316,7 @@ impl Session {
         };
         let name: Box<str> = name.into();
         self.cluster_of_endpoints
-            .insert(name.clone(), stored.version);
+            .insert(name.clone(), stored.version());
         Some(name)
     }
 
@@ -333,16 +339,22 @@ impl Session {
         }
     }
 
-    /// How a proxy speaks to a cluster: TCP if a TCP proxy picks it, unless its port is sniffed: then
-    /// istiod makes a route configuration of its own for it, named after host and port
+    /// How a proxy speaks to a service: TCP if a TCP proxy picks its cluster (`by_tcp`), unless its port is sniffed:
+    /// then istiod makes a route configuration of its own for it, named after host and port
     /// (pilot/pkg/networking/core/listener.go).
-    pub(super) fn protocol_of(&self, name: &str, service: &ServicePort) -> Protocol {
+    pub(super) fn protocol_of(&self, by_tcp: bool, service: &ServicePort) -> Protocol {
         let sniffed = || self.routes.watched.contains(service.to_string().as_str());
-        if self.tcp_clusters.contains(name) && !sniffed() {
+        if by_tcp && !sniffed() {
             Protocol::Tcp
         } else {
             Protocol::Http
         }
+    }
+
+    /// Clusters that TCP proxies pick. Thousands of listeners have one each: a stream keeps no list of its own.
+    pub(super) fn tcp_clusters(&self) -> impl Iterator<Item = &str> {
+        let known = self.listeners.all().filter_map(|l| l.known_listener());
+        known.flat_map(|known| known.tcp_clusters.iter().map(|name| &**name))
     }
 
     /// The version of endpoints towards the proxy. It depends on the cluster, because a changed
@@ -350,8 +362,8 @@ impl Session {
     /// that was cut off between the two shows by its version that it lacks them.
     pub(super) fn version_of_endpoints(&self, stored: &Stored) -> Version {
         match self.cluster_of_endpoints.get(&stored.name) {
-            Some(cluster) => stored.version.upon(*cluster),
-            None => stored.version,
+            Some(cluster) => stored.version().upon(*cluster),
+            None => stored.version(),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::Session;
 use super::earlier::Earlier;
 use crate::cluster::ServicePort;
 use crate::listener::{self, OnDemandConfig};
+use crate::pool::Shared;
 use crate::stand_in::tcp::{Asked, Connections, Destination, Kind, Single, Way, inside};
 use crate::stand_in::{self, Name};
 use crate::store::{Store, Stored};
@@ -32,7 +33,7 @@ enum Rank {
 
 impl Rank {
     fn of(listener: &Stored) -> Self {
-        match listener.known_kind() {
+        match listener.known_listener().map(|known| &known.kind) {
             Some(Kind::Single(_)) => Self::Single,
             Some(Kind::Outer(_)) => Self::Outer,
             Some(Kind::Wildcard(_)) => Self::Wildcard,
@@ -44,7 +45,7 @@ impl Rank {
 /// What is known of listeners beside what they are sent as.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
-    connections: Connections,
+    connections: Arc<Shared<Connections>>,
     /// Route configurations of listeners that may be copied.
     routes: HashMap<Box<str>, BTreeSet<String>>,
     /// Those that lead connections of others, as the proxy gets them.
@@ -75,13 +76,20 @@ impl Listeners {
         } else {
             self.routes.remove(name);
         }
-        self.connections.put(name, kind.clone());
+        // A push brings most of them as they are.
+        if !self.connections.is_in(name, kind) {
+            Shared::edit(&mut self.connections).put(name, kind.clone());
+        }
     }
 
     /// A listener went, which was this.
     pub(super) fn remove(&mut self, name: &str, was: Option<Arc<Stored>>) {
         let routes = self.routes.remove(name).unwrap_or_default();
-        if let (Some(single), Some(listener)) = (self.connections.remove(name), was) {
+        if self.connections.is_in(name, &Kind::Other) {
+            return;
+        }
+        let single = Shared::edit(&mut self.connections).remove(name);
+        if let (Some(single), Some(listener)) = (single, was) {
             let held = Held {
                 listener,
                 routes,
@@ -103,13 +111,19 @@ impl Listeners {
 
     /// All listeners of a push came: puts together those that lead connections of others.
     pub(super) fn settle(&mut self, config: &OnDemandConfig, store: &Store) {
-        if !config.has_stand_ins() {
-            self.connections = Connections::default();
+        if self.connections.is_shared() {
+            // Nothing changed.
+            return;
         }
-        self.connections.settle();
+        let connections = Shared::edit(&mut self.connections);
+        if !config.has_stand_ins() {
+            *connections = Connections::default();
+        }
+        connections.settle();
+        self.connections = store.share_connections(std::mem::take(connections));
         self.composed = self.compose(config, store).unwrap_or_else(|error| {
             tracing::warn!(%error, "listeners cannot be put together, none is held");
-            self.connections = Connections::default();
+            self.connections = Arc::default();
             HashMap::new()
         });
     }
@@ -143,7 +157,7 @@ impl Session {
         let wanted = self.listeners.all().filter(|s| self.gives_listener(s));
         let views = wanted.map(|stored| (Rank::of(stored), self.view_of_listener(stored)));
         let mut lacking: Vec<_> = views
-            .filter(|(_, view)| !self.listeners.holds(&view.name, view.version))
+            .filter(|(_, view)| !self.listeners.holds(view))
             .collect();
         lacking.sort_by(|(rank, a), (other, b)| rank.cmp(other).then_with(|| a.name.cmp(&b.name)));
         lacking.into_iter().map(|(_, view)| view).collect()
@@ -197,7 +211,7 @@ impl Session {
         upstream: Option<String>,
     ) {
         let nonce = self.nonce();
-        let resources = give.iter().map(|s| (&**s, s.version));
+        let resources = give.iter().map(|s| (&**s, s.version()));
         let response = self.listeners.respond(nonce, upstream, resources, removed);
         self.give_behind_referenced(response);
     }
@@ -304,7 +318,7 @@ impl Session {
         let mut all = self.listeners.all();
         let outer = all.find(|s| Rank::of(s) == Rank::Outer)?;
         let view = self.view_of_listener(outer);
-        Some(self.listeners.holds(&view.name, view.version))
+        Some(self.listeners.holds(&view))
     }
 
     /// Whether a connection may come by a chain that asks for this name. `outer`: [`Self::outer_is_current`].
@@ -317,7 +331,7 @@ impl Session {
         let single = self.singles.connections.find(asked);
         single.is_some_and(|single| {
             let own = self.listeners.get(&single.listener);
-            own.is_none_or(|own| !self.listeners.holds(&own.name, own.version))
+            own.is_none_or(|own| !self.listeners.holds(own))
         })
     }
 

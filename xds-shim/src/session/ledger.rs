@@ -123,7 +123,14 @@ impl Ledger {
         self.proxy.contains_key(name) || self.owed.contains(name)
     }
 
-    pub(super) fn holds(&self, name: &str, version: Version) -> bool {
+    /// Whether the proxy holds this very resource.
+    pub(super) fn holds(&self, stored: &Stored) -> bool {
+        let held = self.proxy.get(&stored.name);
+        held.is_some_and(|held| *held == Some(stored.version()))
+    }
+
+    /// Whether it holds one of this name under a version that is not the content's own.
+    pub(super) fn holds_as(&self, name: &str, version: Version) -> bool {
         self.proxy.get(name) == Some(&Some(version))
     }
 

@@ -4,6 +4,8 @@ use super::Session;
 use crate::ads::{DeltaRequest, DeltaResponse, LDS, Resource};
 use crate::listener::{self, Lazy};
 use crate::references::{self, Found};
+use crate::stand_in::tcp::Kind;
+use crate::store::Listener;
 use std::collections::BTreeSet;
 
 impl Session {
@@ -76,7 +78,6 @@ impl Session {
     fn take_listener(&mut self, resource: &Resource) -> BTreeSet<String> {
         let lazy = self.make_lazy(resource);
         self.keep_referenced(&lazy.found);
-        self.tcp_clusters.extend(lazy.tcp_clusters);
         let all = lazy.lazy_routes.union(&lazy.plain_routes);
         let routes: BTreeSet<String> = all.cloned().collect();
         self.lazy_routes.extend(lazy.lazy_routes);
@@ -88,7 +89,11 @@ impl Session {
         }
         let raw = lazy.resource.as_deref().unwrap_or(&resource.raw);
         let stored = self.store.keep(&resource.name, raw);
-        let kind = stored.kind(&resource.raw);
+        let look = || Listener {
+            kind: kind(resource),
+            tcp_clusters: lazy.tcp_clusters.into_iter().map(Box::from).collect(),
+        };
+        let kind = &stored.listener(look).kind;
         self.singles.put(&resource.name, kind, &routes);
         self.listeners.put(stored);
         routes
@@ -126,4 +131,12 @@ impl Session {
             lazy
         })
     }
+}
+
+/// What a listener is for held connections, as istiod sent it.
+fn kind(resource: &Resource) -> Kind {
+    Kind::of(&resource.name, &resource.raw).unwrap_or_else(|error| {
+        tracing::warn!(listener = resource.name, %error, "listener not understood, not held");
+        Kind::Other
+    })
 }

@@ -77,7 +77,7 @@ impl Session {
         let came = self.take_in(response, |s| &mut s.routes);
         let other = |old: &Arc<Stored>| {
             let now = self.routes.get(&old.name);
-            now.is_none_or(|now| now.version != old.version)
+            now.is_none_or(|now| now.version() != old.version())
         };
         let before = before.into_iter().filter(other).collect();
         self.stand_ins.were(before);
@@ -199,7 +199,8 @@ impl Session {
         let views = wanted.into_iter().map(|s| self.view_of(type_url, s));
         let views: Vec<_> = views.collect();
         let books = ledger(self);
-        let lacks = |name: &str, version| books.owed.contains(name) || !books.holds(name, version);
+        let lacks =
+            |name: &str, version| books.owed.contains(name) || !books.holds_as(name, version);
         let give: Vec<_> = views
             .iter()
             .filter(|(s, version)| lacks(&s.name, *version))

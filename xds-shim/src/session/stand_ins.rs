@@ -189,7 +189,11 @@ impl Session {
             let Some(service) = self.service_of_connection(&connection) else {
                 continue;
             };
-            let protocol = self.protocol_of(&service.cluster(), &service);
+            let protocol = |session: &Self| {
+                let cluster = service.cluster();
+                let by_tcp = session.tcp_clusters().any(|picked| picked == cluster);
+                session.protocol_of(by_tcp, &service)
+            };
             if self.learn(&service, protocol, request) {
                 services.insert(service);
             }
@@ -199,10 +203,16 @@ impl Session {
     }
 
     /// Admits a service that a name of ours turned out to mean, and says so; whether it was new.
-    fn learn(&mut self, service: &ServicePort, protocol: Protocol, request: &mut Request) -> bool {
+    fn learn(
+        &mut self,
+        service: &ServicePort,
+        protocol: impl FnOnce(&Self) -> Protocol,
+        request: &mut Request,
+    ) -> bool {
         let new = self.admitted.insert(service.clone());
         let now = std::mem::replace(&mut request.now, true);
         if new {
+            let protocol = protocol(self);
             self.out.push(Output::Asked(Ask {
                 service: service.clone(),
                 protocol,
@@ -235,7 +245,7 @@ impl Session {
                 Some((Meaning::Service { cluster, .. }, _)) => {
                     let service = OutboundName::parse(cluster).map(|name| name.service_port());
                     if let Some(service) = service
-                        && self.learn(&service, Protocol::Http, request)
+                        && self.learn(&service, |_| Protocol::Http, request)
                     {
                         placed.services.insert(service);
                     }
@@ -448,7 +458,7 @@ impl Session {
         };
         let is_current = current.routes.entry(routes.into()).or_insert_with(|| {
             let view = self.view_of_routes(stored);
-            self.routes.proxy.get(routes).copied().flatten() == Some(view.version)
+            self.routes.proxy.get(routes).copied().flatten() == Some(view.version())
         });
         if !*is_current {
             return true;
@@ -471,7 +481,7 @@ impl Session {
     pub(super) fn view_of(&self, type_url: &str, stored: &Arc<Stored>) -> (Arc<Stored>, Version) {
         if type_url == RDS {
             let view = self.view_of_routes(stored);
-            let version = view.version;
+            let version = view.version();
             return (view, version);
         }
         (Arc::clone(stored), self.version_of_endpoints(stored))

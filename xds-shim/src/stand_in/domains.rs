@@ -5,6 +5,7 @@
 //! at least one character; among wildcards of a kind the longest wins; ends (`*.a`) come before
 //! beginnings (`a.*`), and `*` last.
 
+use foldhash::quality::RandomState;
 use std::collections::{BTreeMap, HashMap};
 
 /// Domains of virtual hosts, and which virtual host each leads to.
@@ -12,10 +13,44 @@ use std::collections::{BTreeMap, HashMap};
 pub struct Domains {
     exact: HashMap<Box<str>, u32>,
     /// What follows a leading `*`.
-    suffixes: BTreeMap<Box<str>, u32>,
+    suffixes: Parts,
     /// What comes before a trailing `*`.
-    prefixes: BTreeMap<Box<str>, u32>,
+    prefixes: Parts,
     rest: Option<u32>,
+}
+
+/// Parts of hosts. Of a mesh's names thousands are looked for, and its wildcards are of a few lengths.
+#[derive(Debug, Clone, Default)]
+struct Parts(BTreeMap<usize, HashMap<Box<str>, u32, RandomState>>);
+
+impl Parts {
+    /// Adds one; whether it was new.
+    fn insert(&mut self, part: &str, to: u32) -> bool {
+        let alike = self.0.entry(part.len()).or_default();
+        alike.insert(part.into(), to).is_none()
+    }
+
+    fn contains(&self, part: &str) -> bool {
+        let alike = self.0.get(&part.len());
+        alike.is_some_and(|alike| alike.contains_key(part))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &str> {
+        self.0
+            .values()
+            .flat_map(|alike| alike.keys().map(|part| &**part))
+    }
+
+    /// The longest that is shorter than `host` and is its part. `part`: the part of a length, if `host` can be cut there.
+    fn find<'a>(&self, host: &'a str, part: impl Fn(usize) -> Option<&'a str>) -> Option<u32> {
+        let shorter = self.0.range(..host.len()).rev();
+        let mut found = shorter.filter_map(|(length, alike)| alike.get(part(*length)?));
+        found.next().copied()
+    }
 }
 
 /// The kinds of domains there are.
@@ -51,8 +86,8 @@ impl Domains {
     pub fn insert(&mut self, domain: &str, to: u32) -> bool {
         match Domain::parse(domain) {
             Domain::Rest => self.rest.replace(to).is_none(),
-            Domain::Suffix(tail) => self.suffixes.insert(tail.into(), to).is_none(),
-            Domain::Prefix(head) => self.prefixes.insert(head.into(), to).is_none(),
+            Domain::Suffix(tail) => self.suffixes.insert(tail, to),
+            Domain::Prefix(head) => self.prefixes.insert(head, to),
             Domain::Exact(whole) => self.exact.insert(whole.into(), to).is_none(),
         }
     }
@@ -64,25 +99,18 @@ impl Domains {
     }
 
     fn wildcard(&self, host: &str) -> Option<u32> {
-        // From the longest that is shorter than the host to the shortest.
-        let ends = || cuts(host).skip(1).map(|at| &host[at..]);
-        let beginnings = || cuts(host).rev().map(|at| &host[..at]);
-        let found = |map: &BTreeMap<Box<str>, u32>, part: &str| map.get(part).copied();
-        let of_ends = || ends().find_map(|tail| found(&self.suffixes, tail));
-        let of_beginnings = || beginnings().find_map(|head| found(&self.prefixes, head));
-        let none = |map: &BTreeMap<_, _>| map.is_empty();
-        (!none(&self.suffixes))
-            .then(of_ends)
-            .flatten()
-            .or_else(|| (!none(&self.prefixes)).then(of_beginnings).flatten())
+        let of_ends = self
+            .suffixes
+            .find(host, |length| host.get(host.len() - length..));
+        of_ends.or_else(|| self.prefixes.find(host, |length| host.get(..length)))
     }
 
     /// Whether this very domain is in.
     pub fn contains(&self, domain: &str) -> bool {
         match Domain::parse(domain) {
             Domain::Rest => self.rest.is_some(),
-            Domain::Suffix(tail) => self.suffixes.contains_key(tail),
-            Domain::Prefix(head) => self.prefixes.contains_key(head),
+            Domain::Suffix(tail) => self.suffixes.contains(tail),
+            Domain::Prefix(head) => self.prefixes.contains(head),
             Domain::Exact(whole) => self.exact.contains_key(whole),
         }
     }
@@ -92,18 +120,13 @@ impl Domains {
         match Domain::parse(wildcard) {
             // A longer end wins over shorter ones, and over all beginnings.
             Domain::Suffix(tail) => {
-                !self.prefixes.is_empty() || self.suffixes.keys().any(|s| tail.ends_with(&**s))
+                !self.prefixes.is_empty() || self.suffixes.all().any(|s| tail.ends_with(s))
             }
-            Domain::Prefix(head) => self.prefixes.keys().any(|p| head.starts_with(&**p)),
+            Domain::Prefix(head) => self.prefixes.all().any(|p| head.starts_with(p)),
             Domain::Rest => !self.prefixes.is_empty() || !self.suffixes.is_empty(),
             Domain::Exact(_) => false,
         }
     }
-}
-
-/// Where a text can be cut in two, from the front, its end left out.
-fn cuts(text: &str) -> impl DoubleEndedIterator<Item = usize> {
-    text.char_indices().map(|(at, _)| at)
 }
 
 /// The host of a request's `:authority` as domains are compared with it.

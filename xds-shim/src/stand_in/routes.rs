@@ -23,6 +23,7 @@ use crate::wire::{self, Error};
 use bytes::Bytes;
 use dependency_graph::cover::{Cover, Pattern};
 use dependency_graph::fallback::FALLBACK_ROUTE;
+use foldhash::quality::RandomState;
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -112,6 +113,9 @@ pub enum Meaning<'a> {
     Other,
 }
 
+/// Templates by what is common; `None`: it names clusters, so that no virtual host with it is plain.
+type Forms = HashMap<Vec<u8>, Option<u32>, RandomState>;
+
 impl Routes {
     /// Takes a route configuration apart, in its encoded `Resource`. `None`: it has its own ways to find a
     /// virtual host.
@@ -151,14 +155,14 @@ impl Routes {
             by_cluster: Index::default(),
             ignores_port: wire::varint(config, 14)? != 0,
         };
-        let mut forms = HashMap::new();
+        let mut forms = Forms::default();
         for host in wire::each(config, 2) {
             routes.read_host(host?, &mut forms)?;
         }
         Ok(routes)
     }
 
-    fn read_host(&mut self, host: &[u8], forms: &mut HashMap<Vec<u8>, u32>) -> Result<(), Error> {
+    fn read_host(&mut self, host: &[u8], forms: &mut Forms) -> Result<(), Error> {
         let index = number(self.hosts.len());
         self.hosts.push(VirtualHost {
             domains: number(self.domains.len()),
@@ -176,7 +180,7 @@ impl Routes {
             }
         }
         if exact && let Some(form) = template::form(host)? {
-            self.take_plain(host, index, form, forms);
+            self.take_plain(index, form, forms);
         }
         Ok(())
     }
@@ -196,36 +200,39 @@ impl Routes {
             return false;
         }
         let last = number(domains.len() - 1);
-        exact.insert(last, |at| texts.get(domains[at as usize].text));
+        exact.insert(last, |at| texts.bytes(domains[at as usize].text));
         true
     }
 
     /// Two virtual hosts towards one cluster are not told apart by it: the second one is not plain.
-    fn take_plain(
-        &mut self,
-        host: &[u8],
-        index: u32,
-        form: template::Form,
-        forms: &mut HashMap<Vec<u8>, u32>,
-    ) {
-        let cluster = self.texts.find(host, &form.cluster);
-        let operation = self.texts.find(host, &form.operation);
+    fn take_plain(&mut self, index: u32, form: template::Form<'_>, forms: &mut Forms) {
+        let cluster = self.texts.place(form.cluster);
+        let operation = self.texts.place(form.operation);
         let (Some(cluster), Some(operation)) = (cluster, operation) else {
             return;
         };
+        let known = forms.get(&form.common).copied();
+        if known.is_none() && !template::is_plain(&form.common) {
+            forms.insert(form.common, None);
+            return;
+        }
+        if known == Some(None) {
+            return;
+        }
         let mut by_cluster = std::mem::take(&mut self.by_cluster);
-        let text_of = |at: u32| match at == index {
-            true => self.texts.get(cluster),
-            false => self.cluster_of(at),
+        let of = |at: u32| match at == index {
+            true => cluster,
+            false => self.cluster(at),
         };
-        let new = by_cluster.insert(index, text_of);
+        let new = by_cluster.insert(index, |at| self.texts.bytes(of(at)));
         self.by_cluster = by_cluster;
         if !new {
             return;
         }
-        let next = number(self.templates.len());
-        let template = *forms.entry(form.common).or_insert_with_key(|common| {
-            self.templates.push(Template::new(common.clone()));
+        let template = known.flatten().unwrap_or_else(|| {
+            let next = number(self.templates.len());
+            self.templates.push(Template::new(form.common.clone()));
+            forms.insert(form.common, Some(next));
             next
         });
         self.templates[template as usize].members += 1;
@@ -266,7 +273,7 @@ impl Routes {
         self.kept = kept;
         let mut by_cluster = std::mem::take(&mut self.by_cluster);
         let held = |at: u32| self.hosts[at as usize].can_be_held();
-        by_cluster.retain(held, |at| self.cluster_of(at));
+        by_cluster.retain(held, |at| self.texts.bytes(self.cluster(at)));
         self.by_cluster = by_cluster;
         let Self {
             texts,
@@ -274,7 +281,7 @@ impl Routes {
             exact,
             ..
         } = self;
-        exact.retain(|_| true, |at| texts.get(domains[at as usize].text));
+        exact.retain(|_| true, |at| texts.bytes(domains[at as usize].text));
     }
 
     /// Wildcards, if what they take too much can be given back exactly: to a virtual host that does
@@ -358,7 +365,7 @@ impl Routes {
 
     /// Which virtual host takes a host in lower case, without a port where ports are ignored.
     fn find(&self, host: &str) -> Option<u32> {
-        let exact = self.exact.get(host, |at| self.domain(at));
+        let exact = self.exact(host);
         // The last one that begins no later.
         let of = |at| {
             number(
@@ -373,14 +380,18 @@ impl Routes {
     /// Whether this very domain is in.
     fn contains(&self, domain: &str) -> bool {
         match Domain::parse(domain) {
-            Domain::Exact(_) => self.exact.get(domain, |at| self.domain(at)).is_some(),
+            Domain::Exact(_) => self.exact(domain).is_some(),
             _ => self.wild.contains(domain),
         }
     }
 
-    fn domain(&self, at: u32) -> &str {
-        let domain = self.domains.get(at as usize);
-        domain.map_or("", |domain| self.texts.get(domain.text))
+    /// The place of an exact domain.
+    fn exact(&self, domain: &str) -> Option<u32> {
+        let text_of = |at: u32| {
+            let domain = self.domains.get(at as usize);
+            domain.map_or(&[][..], |domain| self.texts.bytes(domain.text))
+        };
+        self.exact.get(domain.as_bytes(), text_of)
     }
 
     fn domains_of(&self, host: usize) -> Range<usize> {
@@ -398,8 +409,12 @@ impl Routes {
 
     /// The cluster of a plain virtual host.
     fn cluster_of(&self, host: u32) -> &str {
+        self.texts.get(self.cluster(host))
+    }
+
+    fn cluster(&self, host: u32) -> Span {
         let plain = self.hosts.get(host as usize).and_then(|h| h.plain.as_ref());
-        plain.map_or("", |plain| self.texts.get(plain.cluster))
+        plain.map_or(Span::default(), |plain| plain.cluster)
     }
 
     /// An authority as it is compared with domains.
@@ -414,8 +429,8 @@ impl Routes {
 
     /// Whether this cluster's virtual host is one that can be held.
     pub fn holds(&self, cluster: &str) -> bool {
-        let found = self.by_cluster.get(cluster, |host| self.cluster_of(host));
-        found.is_some()
+        let text_of = |host| self.texts.bytes(self.cluster(host));
+        self.by_cluster.get(cluster.as_bytes(), text_of).is_some()
     }
 
     /// How many virtual hosts there are, and how many of them can be held.

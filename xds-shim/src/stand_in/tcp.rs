@@ -32,11 +32,13 @@ mod wild;
 
 use crate::cluster::{ServicePort, payload};
 use crate::listener::OnDemandConfig;
+use crate::pool::Alike;
 use crate::wire::{self, Error};
+use foldhash::quality::RandomState;
 use std::borrow::Borrow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -219,7 +221,7 @@ fn socket_address(address: &[u8]) -> Result<Option<(IpAddr, u16)>, Error> {
 }
 
 /// The listeners of one stream, as far as held ones go.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Connections {
     outer: Option<(Box<str>, Arc<Outer>)>,
     singles: BTreeMap<Destination, Arc<Single>>,
@@ -233,7 +235,7 @@ pub struct Connections {
 }
 
 /// A listener that can be held, found by its name.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Named(Arc<Single>);
 
 impl Borrow<str> for Named {
@@ -257,7 +259,7 @@ impl PartialEq for Named {
 impl Eq for Named {}
 
 /// The plain listeners of a form.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Members {
     form: Form,
     count: usize,
@@ -265,12 +267,52 @@ struct Members {
     chain: bool,
 }
 
+impl Alike for Connections {
+    fn key(&self, hasher: &RandomState) -> u64 {
+        let address = |single: &Arc<Single>| Arc::as_ptr(single).addr();
+        let all = self.singles.values().map(address);
+        hasher.hash_one(all.collect::<Vec<_>>())
+    }
+
+    fn is_alike(&self, other: &Self) -> bool {
+        let singles = self.singles.values().zip(other.singles.values());
+        let wildcards = self.wildcards.iter().zip(&other.wildcards);
+        let outer = match (&self.outer, &other.outer) {
+            (Some((name, outer)), Some((another, other))) => {
+                name == another && Arc::ptr_eq(outer, other)
+            }
+            (outer, other) => outer.is_none() && other.is_none(),
+        };
+        outer
+            && self.singles.len() == other.singles.len()
+            && singles
+                .into_iter()
+                .all(|(one, other)| Arc::ptr_eq(one, other))
+            && self.wildcards.len() == other.wildcards.len()
+            && wildcards
+                .into_iter()
+                .all(|((name, one), (another, other))| name == another && Arc::ptr_eq(one, other))
+            && self.leading == other.leading
+            && self.forms == other.forms
+    }
+}
+
 impl Connections {
+    /// Whether a listener is in as what it is; for [`Kind::Other`]: whether it is not in.
+    pub fn is_in(&self, name: &str, kind: &Kind) -> bool {
+        let outer = self.outer.as_ref().filter(|(outer, _)| **outer == *name);
+        let wildcard = self.wildcards.get(name);
+        match kind {
+            Kind::Single(single) => self.singles.get(&single.destination) == Some(single),
+            Kind::Outer(new) => outer.is_some_and(|(_, there)| Arc::ptr_eq(there, new)),
+            Kind::Wildcard(new) => wildcard.is_some_and(|there| Arc::ptr_eq(there, new)),
+            Kind::Other => outer.is_none() && wildcard.is_none() && self.single(name).is_none(),
+        }
+    }
+
     /// A listener came, or is another one now.
     pub fn put(&mut self, name: &str, kind: Kind) {
-        if let Kind::Single(single) = &kind
-            && self.singles.get(&single.destination) == Some(single)
-        {
+        if self.is_in(name, &kind) {
             // The same again: its form must not lose its chain for it.
             return;
         }

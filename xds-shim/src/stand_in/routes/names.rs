@@ -30,17 +30,15 @@ impl Texts {
     /// # Errors
     /// It is not, which is told with the number of its field.
     pub(super) fn span(&self, part: &[u8], field: u32) -> Result<Span, Error> {
-        std::str::from_utf8(part).map_err(|_| Error::NotUtf8(field))?;
+        let part = std::str::from_utf8(part).map_err(|_| Error::NotUtf8(field))?;
         Ok(self.place(part).unwrap_or_default())
     }
 
-    /// Where a text is of which a copy was taken from a part of the bytes.
-    pub(super) fn find(&self, part: &[u8], copy: &str) -> Option<Span> {
-        let at = memchr::memmem::find(part, copy.as_bytes())?;
-        self.place(part.get(at..at + copy.len())?)
-    }
-
-    fn place(&self, part: &[u8]) -> Option<Span> {
+    /// Where a part of the bytes is; an empty one is anywhere.
+    pub(super) fn place(&self, part: &str) -> Option<Span> {
+        if part.is_empty() {
+            return Some(Span::default());
+        }
         let at = part.as_ptr().addr().checked_sub(self.0.as_ptr().addr())?;
         self.0.get(at..at.checked_add(part.len())?)?;
         Some(Span {
@@ -50,14 +48,17 @@ impl Texts {
     }
 
     pub(super) fn get(&self, span: Span) -> &str {
-        let at = span.at as usize;
-        let bytes = self.0.get(at..at + span.len as usize).unwrap_or_default();
         // It was one when it was found.
-        std::str::from_utf8(bytes).unwrap_or_default()
+        std::str::from_utf8(self.bytes(span)).unwrap_or_default()
+    }
+
+    pub(super) fn bytes(&self, span: Span) -> &[u8] {
+        let at = span.at as usize;
+        self.0.get(at..at + span.len as usize).unwrap_or_default()
     }
 }
 
-/// Finds numbers by texts, of which it keeps none.
+/// Finds numbers by the bytes of texts, of which it keeps none.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     numbers: HashTable<u32>,
@@ -66,14 +67,14 @@ pub(super) struct Index {
 
 impl Index {
     /// The number that has this text. `text_of`: a number's.
-    pub(super) fn get<'a>(&self, text: &str, text_of: impl Fn(u32) -> &'a str) -> Option<u32> {
+    pub(super) fn get<'a>(&self, text: &[u8], text_of: impl Fn(u32) -> &'a [u8]) -> Option<u32> {
         let hash = self.hasher.hash_one(text);
         let found = self.numbers.find(hash, |number| text_of(*number) == text);
         found.copied()
     }
 
     /// Adds a number, if none has its text; whether that is so.
-    pub(super) fn insert<'a>(&mut self, number: u32, text_of: impl Fn(u32) -> &'a str) -> bool {
+    pub(super) fn insert<'a>(&mut self, number: u32, text_of: impl Fn(u32) -> &'a [u8]) -> bool {
         let text = text_of(number);
         if self.get(text, &text_of).is_some() {
             return false;
@@ -88,7 +89,7 @@ impl Index {
     pub(super) fn retain<'a>(
         &mut self,
         keep: impl Fn(u32) -> bool,
-        text_of: impl Fn(u32) -> &'a str,
+        text_of: impl Fn(u32) -> &'a [u8],
     ) {
         self.numbers.retain(|number| keep(*number));
         let hasher = &self.hasher;
@@ -111,10 +112,9 @@ mod tests {
         let texts = Texts::new(bytes.clone()).unwrap();
         let part = &bytes[4..];
         assert_eq!(texts.get(texts.span(&part[..3], 1).unwrap()), "two");
-        assert_eq!(texts.get(texts.find(part, "three").unwrap()), "three");
-        assert!(texts.find(part, "one").is_none());
         // Of other bytes, and none at all.
-        assert!(texts.place(b"two").is_none());
+        assert!(texts.place("two").is_none());
+        assert_eq!(texts.get(texts.place("").unwrap()), "");
         assert_eq!(texts.get(Span::default()), "");
         let wild = Span { at: 9, len: 50 };
         assert_eq!(texts.get(wild), "");
@@ -124,14 +124,14 @@ mod tests {
     #[test]
     fn numbers_are_found_by_their_texts() {
         let words = ["a", "b", "a", "c"];
-        let text_of = |number: u32| words[number as usize];
+        let text_of = |number: u32| words[number as usize].as_bytes();
         let mut index = Index::default();
         let new: Vec<_> = (0..4).map(|n| index.insert(n, text_of)).collect();
         assert_eq!(new, [true, true, false, true]);
-        assert_eq!(index.get("a", text_of), Some(0));
-        assert_eq!((index.get("d", text_of), index.len()), (None, 3));
+        assert_eq!(index.get(b"a", text_of), Some(0));
+        assert_eq!((index.get(b"d", text_of), index.len()), (None, 3));
         index.retain(|n| n != 0, text_of);
-        assert_eq!((index.get("a", text_of), index.len()), (None, 2));
-        assert_eq!(index.get("c", text_of), Some(3));
+        assert_eq!((index.get(b"a", text_of), index.len()), (None, 2));
+        assert_eq!(index.get(b"c", text_of), Some(3));
     }
 }

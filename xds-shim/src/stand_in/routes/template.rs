@@ -22,19 +22,20 @@ impl Template {
 
 /// A virtual host, taken apart into what is its own and what others may have in common with it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Form {
-    pub(super) cluster: Box<str>,
+pub(super) struct Form<'a> {
+    pub(super) cluster: &'a str,
     /// What a server is told of it in `x-envoy-decorator-operation`.
-    pub(super) operation: Box<str>,
+    pub(super) operation: &'a str,
     pub(super) common: Vec<u8>,
 }
 
-/// Takes a virtual host apart; `None` if it is more than a way to one cluster.
+/// Takes a virtual host apart; `None` if it is more than a way to one cluster. Whether what it has in common with others names
+/// clusters too, [`is_plain`] tells.
 ///
 /// VirtualHost: name = 1, domains = 2, routes = 3. Route: route = 2, decorator = 5.
-pub(super) fn form(host: &[u8]) -> Result<Option<Form>, Error> {
-    let mut cluster: Option<Box<str>> = None;
-    let mut operation: Option<Box<str>> = None;
+pub(super) fn form(host: &[u8]) -> Result<Option<Form<'_>>, Error> {
+    let mut cluster: Option<&str> = None;
+    let mut operation: Option<&str> = None;
     let mut one = true;
     let common = wire::edit::<Error>(host, |field| {
         Ok(match (field.number, field.bytes()) {
@@ -49,7 +50,7 @@ pub(super) fn form(host: &[u8]) -> Result<Option<Form>, Error> {
                     }
                     (Some(known), Some(new)) => *known == new,
                 };
-                one &= *operation.get_or_insert(taken.operation.clone()) == taken.operation;
+                one &= *operation.get_or_insert(taken.operation) == taken.operation;
                 Edit::Replace(taken.rest)
             }
             _ => Edit::Keep,
@@ -58,28 +59,31 @@ pub(super) fn form(host: &[u8]) -> Result<Option<Form>, Error> {
     let (Some(cluster), Some(common), true) = (cluster, common, one) else {
         return Ok(None);
     };
-    // What names other clusters besides, a mirror say, is not plain.
-    let mut found = Found::default();
-    references::anywhere(&common, &mut found);
-    let plain = found == Found::default() && OutboundName::parse(&cluster).is_some();
     let operation = operation.unwrap_or_default();
-    Ok(plain.then_some(Form {
+    Ok(OutboundName::parse(cluster).map(|_| Form {
         cluster,
         operation,
         common,
     }))
 }
 
-struct TakenRoute {
-    cluster: Option<Box<str>>,
-    operation: Box<str>,
+/// Whether a common form names no clusters: a mirror, say, is not plain.
+pub(super) fn is_plain(common: &[u8]) -> bool {
+    let mut found = Found::default();
+    references::anywhere(common, &mut found);
+    found == Found::default()
+}
+
+struct TakenRoute<'a> {
+    cluster: Option<&'a str>,
+    operation: &'a str,
     rest: Vec<u8>,
 }
 
 /// A route without the cluster it goes to and without its decorator, which names the service.
-fn take_route(route: &[u8]) -> Result<TakenRoute, Error> {
+fn take_route(route: &[u8]) -> Result<TakenRoute<'_>, Error> {
     let mut cluster = None;
-    let mut operation = Box::default();
+    let mut operation = "";
     let rest = wire::edit::<Error>(route, |field| {
         Ok(match (field.number, field.bytes()) {
             (2, Some(action)) => {
@@ -91,7 +95,7 @@ fn take_route(route: &[u8]) -> Result<TakenRoute, Error> {
                     other |= others.contains(&field.number);
                     Ok(match (field.number, field.str()) {
                         (1, Ok(Some(name))) => {
-                            cluster = Some(Box::from(name));
+                            cluster = Some(name);
                             Edit::Drop
                         }
                         _ => Edit::Keep,
@@ -104,7 +108,7 @@ fn take_route(route: &[u8]) -> Result<TakenRoute, Error> {
             }
             // Decorator: operation = 1. One that says more stays, and is in no common form.
             (5, Some(decorator)) if only_operation(decorator)? => {
-                operation = wire::string(decorator, 1)?.into();
+                operation = wire::string(decorator, 1)?;
                 Edit::Drop
             }
             _ => Edit::Keep,
