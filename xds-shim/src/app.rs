@@ -5,7 +5,7 @@ use crate::controller::{Reporter, Watched};
 use crate::graph::Graph;
 use crate::listener::OnDemandConfig;
 use crate::metrics::Metrics;
-use crate::relay::{Relay, Shared};
+use crate::relay::{Buffers, Relay, Shared};
 use crate::store::Store;
 use crate::streams::Streams;
 use anyhow::Context;
@@ -110,6 +110,7 @@ fn shared(
         metrics,
         misunderstood: Shared::nobody_misunderstood(),
         streams: Streams::default(),
+        buffers: Buffers::default(),
         drain,
     })
 }

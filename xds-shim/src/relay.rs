@@ -3,6 +3,7 @@
 //! One upstream stream per downstream stream, on a connection of its own, with the caller's own
 //! metadata: istiod authenticates the pod, not the shim.
 
+mod buffers;
 mod forward;
 mod head;
 mod stream;
@@ -28,6 +29,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
+
+pub use buffers::Buffers;
 
 /// The largest request taken from a proxy. istiod itself takes 4 MiB; a pod cannot make the shim
 /// hold more than this for a stream before istiod has had its say.
@@ -56,6 +59,8 @@ pub struct Shared {
     pub misunderstood: Cache<String, ()>,
     /// The open streams.
     pub streams: Streams,
+    /// For istiod's messages.
+    pub buffers: Buffers,
     /// When to end.
     pub drain: Drain,
 }

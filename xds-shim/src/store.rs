@@ -74,9 +74,10 @@ pub struct Stored {
     /// The encoded `Resource`.
     pub raw: Bytes,
     version: OnceLock<Version>,
-    routes: OnceLock<Option<Routes>>,
-    beside_routes: OnceLock<Option<Found>>,
-    listener: OnceLock<Listener>,
+    /// Boxed: ten thousand clusters have none.
+    routes: OnceLock<Option<Box<Routes>>>,
+    beside_routes: OnceLock<Option<Box<Found>>>,
+    listener: OnceLock<Box<Listener>>,
     home: Weak<Shelves>,
     key: u64,
 }
@@ -91,29 +92,33 @@ impl Stored {
     /// held, or it is not understood.
     pub fn routes(&self) -> Option<&Routes> {
         let parse = || {
-            Routes::parse(&self.raw).unwrap_or_else(|error| {
+            let parsed = Routes::parse(&self.raw).unwrap_or_else(|error| {
                 tracing::warn!(routes = &*self.name, %error, "route configuration not understood, left whole");
                 None
-            })
+            });
+            parsed.map(Box::new)
         };
-        self.routes.get_or_init(parse).as_ref()
+        self.routes.get_or_init(parse).as_deref()
     }
 
     /// What the route configuration in it refers to beside the clusters that its routes pick, looked for once
     /// for all streams; `None` if it is not understood.
     pub fn beside_routes(&self) -> Option<&Found> {
-        let look = || references::beside_routes(crate::cluster::payload(&self.raw).ok()?).ok();
-        self.beside_routes.get_or_init(look).as_ref()
+        let look = || {
+            let payload = crate::cluster::payload(&self.raw).ok()?;
+            references::beside_routes(payload).ok().map(Box::new)
+        };
+        self.beside_routes.get_or_init(look).as_deref()
     }
 
     /// What there is to know of the listener in it, looked for once for all streams.
     pub fn listener(&self, look: impl FnOnce() -> Listener) -> &Listener {
-        self.listener.get_or_init(look)
+        self.listener.get_or_init(|| Box::new(look()))
     }
 
     /// The same, if it was looked for.
     pub fn known_listener(&self) -> Option<&Listener> {
-        self.listener.get()
+        self.listener.get().map(|listener| &**listener)
     }
 }
 

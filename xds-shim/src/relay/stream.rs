@@ -271,7 +271,11 @@ impl Relaying {
                     )),
                 },
                 Event::FromProxy(message) => self.request(message),
-                Event::FromIstiod(message) => self.response(&message),
+                Event::FromIstiod(message) => {
+                    let step = self.response(&message);
+                    self.shared.buffers.give_back(message, Instant::now());
+                    step
+                }
                 Event::Known(known) => self.learned_elsewhere(&known),
                 Event::Tidy => {
                     self.put_away();
@@ -397,6 +401,7 @@ impl Relaying {
     }
 
     fn put_away(&mut self) {
+        self.shared.buffers.tidy(Instant::now());
         if let Some(lazy) = &mut self.lazy {
             let outputs = lazy.session.tidy(Instant::now());
             self.act(outputs);

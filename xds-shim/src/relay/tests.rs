@@ -165,6 +165,7 @@ impl Mesh {
             default_mode,
             misunderstood: Shared::nobody_misunderstood(),
             streams: Streams::default(),
+            buffers: Buffers::default(),
             drain: drain.clone(),
         });
         let address = serve(Relay(Arc::clone(&shared)), drain).await;

@@ -4,6 +4,7 @@
 //! as the largest of them for as long as the stream lives. A stream is there for half an hour, and its first message is
 //! the whole mesh.
 
+use super::buffers::{Buffers, LARGE};
 use super::{RawCodec, Shared, metadata_for_istiod};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
@@ -73,7 +74,7 @@ async fn open(
     let response = ready.call(request).await;
     let response = response.map_err(|error| Status::from_error(Box::new(error)))?;
     check(response.status(), response.headers())?;
-    Ok(messages(response.into_body()))
+    Ok(messages(response.into_body(), shared.buffers.clone()))
 }
 
 /// Whether a call was taken: a refusal has its status among the headers.
@@ -99,10 +100,11 @@ fn check(http: StatusCode, headers: &HeaderMap) -> Result<(), Status> {
     Err(Status::new(code, format!("HTTP status {http}")))
 }
 
-fn messages(body: Body) -> impl Stream<Item = Result<Bytes, Status>> {
+fn messages(body: Body, buffers: Buffers) -> impl Stream<Item = Result<Bytes, Status>> {
     let incoming = Incoming {
         body,
         read: BytesMut::new(),
+        buffers,
     };
     stream::try_unfold(incoming, |mut incoming| async move {
         Ok(incoming.next().await?.map(|message| (message, incoming)))
@@ -112,12 +114,13 @@ fn messages(body: Body) -> impl Stream<Item = Result<Bytes, Status>> {
 struct Incoming {
     body: Body,
     read: BytesMut,
+    buffers: Buffers,
 }
 
 impl Incoming {
     async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
-            if let Some(message) = take(&mut self.read)? {
+            if let Some(message) = take(&mut self.read, &self.buffers)? {
                 return Ok(Some(message));
             }
             let Some(frame) = self.body.frame().await else {
@@ -146,7 +149,7 @@ impl Incoming {
 
 /// The message at the beginning of what was read, if it is whole. The buffer goes with it, so that none stays as large as
 /// a message was.
-fn take(read: &mut BytesMut) -> Result<Option<Bytes>, Status> {
+fn take(read: &mut BytesMut, buffers: &Buffers) -> Result<Option<Bytes>, Status> {
     let Some((prefix, rest)) = read.split_at_checked(PREFIX) else {
         return Ok(None);
     };
@@ -159,7 +162,15 @@ fn take(read: &mut BytesMut) -> Result<Option<Bytes>, Status> {
         return Err(Status::out_of_range(text));
     }
     if rest.len() < length {
-        read.reserve(PREFIX + length - read.len());
+        let whole = PREFIX + length;
+        if length >= LARGE
+            && read.capacity() < whole
+            && let Some(mut buffer) = buffers.take(whole)
+        {
+            buffer.extend_from_slice(read);
+            *read = buffer;
+        }
+        read.reserve(whole - read.len());
         return Ok(None);
     }
     let mut whole = std::mem::take(read);
@@ -174,6 +185,7 @@ mod tests {
     use super::*;
     use http_body::Frame;
     use http_body_util::StreamBody;
+    use std::time::Instant;
 
     fn framed(message: &[u8]) -> Vec<u8> {
         let length = u32::try_from(message.len()).unwrap();
@@ -182,11 +194,12 @@ mod tests {
 
     #[test]
     fn messages_are_taken_when_they_are_whole() {
+        let none = Buffers::default();
         let both = [framed(b"abc"), framed(b""), framed(b"d")].concat();
         let (mut read, mut taken) = (BytesMut::new(), Vec::new());
         for byte in both {
             read.extend_from_slice(&[byte]);
-            while let Some(message) = take(&mut read).unwrap() {
+            while let Some(message) = take(&mut read, &none).unwrap() {
                 taken.push(message);
             }
         }
@@ -196,19 +209,39 @@ mod tests {
 
     #[test]
     fn no_buffer_stays_as_large_as_a_message_was() {
+        let none = Buffers::default();
         let large = framed(&[7; 1 << 20]);
         let mut read = BytesMut::new();
         let (one, two) = large.split_at(10_000);
         read.extend_from_slice(one);
-        assert_eq!(take(&mut read).unwrap(), None);
+        assert_eq!(take(&mut read, &none).unwrap(), None);
         let before = read.capacity();
         assert!((large.len()..2 * large.len()).contains(&before), "{before}");
         read.extend_from_slice(two);
         read.extend_from_slice(&framed(b"next"));
-        assert_eq!(take(&mut read).unwrap().unwrap().len(), 1 << 20);
+        let message = take(&mut read, &none).unwrap().unwrap();
+        assert_eq!(message.len(), 1 << 20);
         assert!(read.capacity() < 100, "{}", read.capacity());
-        assert_eq!(take(&mut read).unwrap().unwrap(), "next");
+        assert_eq!(take(&mut read, &none).unwrap().unwrap(), "next");
         assert_eq!(read.capacity(), 0);
+    }
+
+    #[test]
+    fn a_large_message_is_read_into_a_buffer_that_another_one_had() {
+        let (buffers, now) = (Buffers::default(), Instant::now());
+        let large = framed(&[7; 2 << 20]);
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            let mut read = BytesMut::from(&large[..10_000]);
+            assert_eq!(take(&mut read, &buffers).unwrap(), None);
+            read.extend_from_slice(&large[10_000..]);
+            let message = take(&mut read, &buffers).unwrap().unwrap();
+            assert_eq!(message, large[PREFIX..]);
+            places.push(message.as_ptr());
+            buffers.give_back(message, now);
+        }
+        // What a message left out in front, its prefix, the next one has.
+        assert_eq!(places[1], places[2]);
     }
 
     /// What comes of a body of these pieces, and these trailers.
@@ -220,7 +253,8 @@ mod tests {
             .chain(trailers.map(Frame::trailers))
             .map(Ok::<_, Status>);
         let frames: Vec<_> = frames.collect();
-        let read = messages(Body::new(StreamBody::new(stream::iter(frames))));
+        let body = Body::new(StreamBody::new(stream::iter(frames)));
+        let read = messages(body, Buffers::default());
         read.map(|one| one.map_err(|status| status.code()))
             .collect()
             .await
@@ -248,10 +282,12 @@ mod tests {
 
     #[test]
     fn what_is_not_asked_for_is_refused() {
+        let none = Buffers::default();
         let mut read = BytesMut::from(&b"\x01\0\0\0\0"[..]);
-        assert_eq!(take(&mut read).unwrap_err().code(), Code::Internal);
+        assert_eq!(take(&mut read, &none).unwrap_err().code(), Code::Internal);
         let mut read = BytesMut::from(&b"\0\xff\xff\xff\xff"[..]);
-        assert_eq!(take(&mut read).unwrap_err().code(), Code::OutOfRange);
+        let refused = take(&mut read, &none).unwrap_err();
+        assert_eq!(refused.code(), Code::OutOfRange);
     }
 
     #[test]

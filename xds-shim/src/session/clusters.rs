@@ -168,7 +168,7 @@ impl Session {
         let mut give = Vec::new();
         for stored in came {
             if self.clusters.holds(&stored) {
-                self.note_cluster_of_endpoints(&stored);
+                self.keep_endpoints_of(&stored);
             } else if self.gives(&stored.name) {
                 give.push(stored);
             }
@@ -318,6 +318,19 @@ impl Session {
         self.cluster_of_endpoints
             .insert(name.clone(), stored.version());
         Some(name)
+    }
+
+    /// A cluster that the proxy has stays as it is, and so do its endpoints. Those it was given before its cluster was known, as
+    /// of a cluster that warms when it comes back, have the version of that cluster from now on.
+    fn keep_endpoints_of(&mut self, cluster: &Stored) {
+        let name = self.note_cluster_of_endpoints(cluster);
+        if let Some(stored) = name.and_then(|name| self.endpoints.get(&name).cloned())
+            && self.endpoints.holds(&stored)
+        {
+            let version = self.version_of_endpoints(&stored);
+            let name = stored.name.clone();
+            self.endpoints.proxy.insert(name, Some(version));
+        }
     }
 
     /// An aggregate of clusters, or a filter in a cluster, may name others.

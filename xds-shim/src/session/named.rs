@@ -77,7 +77,7 @@ impl Session {
         let came = self.take_in(response, |s| &mut s.routes);
         let other = |old: &Arc<Stored>| {
             let now = self.routes.get(&old.name);
-            now.is_none_or(|now| now.version() != old.version())
+            now.is_none_or(|now| !Arc::ptr_eq(now, old))
         };
         let before = before.into_iter().filter(other).collect();
         self.stand_ins.were(before);

@@ -73,16 +73,28 @@ fn endpoints_that_two_clusters_share_are_sent_once_and_to_both() {
 
 #[test]
 fn a_proxy_that_asks_for_endpoints_before_clusters_has_one_that_warms() {
-    let mut before = Stream::started(&[a()], &[cluster(A)]);
+    let mut before = Stream::new(&[a()]);
+    before.asks(ads::CDS, &[]);
+    let clusters = before.pushes(ads::CDS, "c1", &[cluster(A)]);
     let sent = before.pushes(ads::EDS, "e1", &[endpoints(A, 1)]);
-    let version = sent.to_proxy[0].resources[0].version.clone();
+    let version = |seen: &Seen| seen.to_proxy[0].resources[0].version.clone();
 
     let mut stream = Stream::new(&[a()]);
-    stream.asks_holding(ads::EDS, &[A], &[(A, &version)]);
+    stream.asks_holding(ads::EDS, &[A], &[(A, &version(&sent))]);
     assert_eq!(
         stream.pushes(ads::EDS, "e1", &[endpoints(A, 1)]).given(),
         [A]
     );
+    // Its cluster is as it was, and then they are not sent for it again.
+    stream.asks_holding(ads::CDS, &[], &[(A, &version(&clusters))]);
+    assert!(
+        stream
+            .pushes(ads::CDS, "c1", &[cluster(A)])
+            .given()
+            .is_empty()
+    );
+    let seen = stream.pushes(ads::EDS, "e2", &[endpoints(A, 1)]);
+    assert!(seen.to_proxy.is_empty(), "{seen:?}");
 }
 
 #[test]
