@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
-/// What can be shared. Of its parts that are in the store equal ones are one: their addresses tell them.
+/// What can be shared. Its large parts are shared themselves: their addresses tell them.
 pub trait Alike {
-    /// Equal for equal values.
+    /// Equal for equal values, and mostly for these only: of values with one key one alone is shared.
     fn key(&self, hasher: &RandomState) -> u64;
     /// Whether another one is equal.
     fn is_alike(&self, other: &Self) -> bool;
@@ -32,8 +32,8 @@ struct Place<T> {
 }
 
 impl<T> Shared<T> {
-    /// Whether others may be given it.
-    pub fn is_shared(&self) -> bool {
+    /// Whether it is as it was when it was to be shared.
+    pub fn is_as_shared(&self) -> bool {
         self.place.is_some()
     }
 
@@ -42,7 +42,7 @@ impl<T> Shared<T> {
     where
         T: Clone,
     {
-        if this.is_shared() {
+        if this.is_as_shared() {
             *this = Arc::new(Self::from(this.value.clone()));
         }
         &mut Arc::make_mut(this).value
@@ -158,7 +158,7 @@ impl<T: Alike> Pool<T> {
 mod tests {
     use super::*;
 
-    /// Whose keys are all the same, if they are long.
+    /// Whose keys are the same, if they are equally long.
     #[derive(Debug, Clone, PartialEq)]
     struct Text(String);
 
@@ -197,7 +197,7 @@ mod tests {
         let two = Arc::clone(&one);
         Shared::edit(&mut one).0.push('b');
         assert_eq!((&**one, &**two), (&text("ab"), &text("a")));
-        assert!(!one.is_shared() && two.is_shared());
+        assert!(!one.is_as_shared() && two.is_as_shared());
         // Alone with it, but others may look for it.
         let mut last = pool.share(text("c"));
         Shared::edit(&mut last).0.push('d');

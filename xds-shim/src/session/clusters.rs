@@ -94,7 +94,7 @@ impl Session {
         if self.admitted.insert(service.clone()) || !now {
             let ask = (Box::from(name), service, now);
             if now {
-                let by_tcp = self.tcp_clusters().any(|picked| picked == name);
+                let by_tcp = self.is_by_tcp(name);
                 self.report(&ask, by_tcp)
             } else {
                 self.unreported.push(ask)
@@ -320,8 +320,10 @@ impl Session {
         Some(name)
     }
 
-    /// A cluster that the proxy has stays as it is, and so do its endpoints. Those it was given before its cluster was known, as
-    /// of a cluster that warms when it comes back, have the version of that cluster from now on.
+    /// A cluster that the proxy has stays as it is, and so do its endpoints. Those it was given on this stream before its cluster
+    /// was known, as of a cluster that warms when it comes back, count as that cluster's from now on, so that they are not sent
+    /// again. Endpoints of a cluster that changed do not: whoever asks for clusters first is given those first by istiod too, and
+    /// its endpoints have another version then.
     fn keep_endpoints_of(&mut self, cluster: &Stored) {
         let name = self.note_cluster_of_endpoints(cluster);
         if let Some(stored) = name.and_then(|name| self.endpoints.get(&name).cloned())
@@ -364,9 +366,18 @@ impl Session {
         }
     }
 
-    /// Clusters that TCP proxies pick. Thousands of listeners have one each: a stream keeps no list of its own.
-    pub(super) fn tcp_clusters(&self) -> impl Iterator<Item = &str> {
-        let known = self.listeners.all().filter_map(|l| l.known_listener());
+    /// Whether a TCP proxy picks a cluster.
+    pub(super) fn is_by_tcp(&self, cluster: &str) -> bool {
+        self.tcp_clusters().any(|picked| picked == cluster)
+    }
+
+    /// Clusters that TCP proxies pick, or did when something was asked for. Thousands of listeners have one each: a stream keeps
+    /// no list of its own.
+    fn tcp_clusters(&self) -> impl Iterator<Item = &str> {
+        let now = self.listeners.all().map(|stored| &**stored);
+        let known = now
+            .chain(self.singles.gone())
+            .filter_map(|stored| stored.known_listener());
         known.flat_map(|known| known.tcp_clusters.iter().map(|name| &**name))
     }
 

@@ -76,7 +76,7 @@ impl Listeners {
         } else {
             self.routes.remove(name);
         }
-        // A push brings most of them as they are.
+        // A push brings most of them as they are: then a shared index stays.
         if !self.connections.is_in(name, kind) {
             Shared::edit(&mut self.connections).put(name, kind.clone());
         }
@@ -104,6 +104,11 @@ impl Listeners {
         self.connections.fallbacks()
     }
 
+    /// Those that could be held and went a moment ago.
+    pub(super) fn gone(&self) -> impl Iterator<Item = &Stored> {
+        self.gone.all().map(|held| &*held.listener)
+    }
+
     /// Forgets listeners that went long ago.
     pub(super) fn tidy(&mut self, now: Instant) {
         self.gone.tidy(now);
@@ -111,8 +116,7 @@ impl Listeners {
 
     /// All listeners of a push came: puts together those that lead connections of others.
     pub(super) fn settle(&mut self, config: &OnDemandConfig, store: &Store) {
-        if self.connections.is_shared() {
-            // Nothing changed.
+        if self.connections.is_as_shared() {
             return;
         }
         let connections = Shared::edit(&mut self.connections);

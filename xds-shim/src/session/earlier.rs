@@ -48,6 +48,11 @@ impl<K: Eq + Hash, T> Earlier<K, T> {
         self.0.get(key).into_iter().flatten().map(|form| &form.what)
     }
 
+    /// All of it.
+    pub(super) fn all(&self) -> impl Iterator<Item = &T> {
+        self.0.values().flatten().map(|form| &form.what)
+    }
+
     /// Forgets what was looked at long enough ago. To be called now and then.
     pub(super) fn tidy(&mut self, now: Instant) {
         self.0.retain(|_, forms| {

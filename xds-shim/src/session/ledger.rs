@@ -129,7 +129,7 @@ impl Ledger {
         held.is_some_and(|held| *held == Some(stored.version()))
     }
 
-    /// Whether it holds one of this name under a version that is not the content's own.
+    /// Whether it holds one of this name under this version, which may be another than the content's own.
     pub(super) fn holds_as(&self, name: &str, version: Version) -> bool {
         self.proxy.get(name) == Some(&Some(version))
     }

@@ -190,9 +190,7 @@ impl Session {
                 continue;
             };
             let protocol = |session: &Self| {
-                let cluster = service.cluster();
-                let by_tcp = session.tcp_clusters().any(|picked| picked == cluster);
-                session.protocol_of(by_tcp, &service)
+                session.protocol_of(session.is_by_tcp(&service.cluster()), &service)
             };
             if self.learn(&service, protocol, request) {
                 services.insert(service);

@@ -211,14 +211,15 @@ impl Routes {
         let (Some(cluster), Some(operation)) = (cluster, operation) else {
             return;
         };
-        let known = forms.get(&form.common).copied();
-        if known.is_none() && !template::is_plain(&form.common) {
-            forms.insert(form.common, None);
-            return;
-        }
-        if known == Some(None) {
-            return;
-        }
+        let known = match forms.get(&form.common) {
+            Some(None) => return,
+            Some(known) => *known,
+            None if template::is_plain(&form.common) => None,
+            None => {
+                forms.insert(form.common, None);
+                return;
+            }
+        };
         let mut by_cluster = std::mem::take(&mut self.by_cluster);
         let of = |at: u32| match at == index {
             true => cluster,
@@ -229,7 +230,7 @@ impl Routes {
         if !new {
             return;
         }
-        let template = known.flatten().unwrap_or_else(|| {
+        let template = known.unwrap_or_else(|| {
             let next = number(self.templates.len());
             self.templates.push(Template::new(form.common.clone()));
             forms.insert(form.common, Some(next));
@@ -365,7 +366,7 @@ impl Routes {
 
     /// Which virtual host takes a host in lower case, without a port where ports are ignored.
     fn find(&self, host: &str) -> Option<u32> {
-        let exact = self.exact(host);
+        let exact = self.exact_at(host);
         // The last one that begins no later.
         let of = |at| {
             number(
@@ -380,13 +381,13 @@ impl Routes {
     /// Whether this very domain is in.
     fn contains(&self, domain: &str) -> bool {
         match Domain::parse(domain) {
-            Domain::Exact(_) => self.exact(domain).is_some(),
+            Domain::Exact(_) => self.exact_at(domain).is_some(),
             _ => self.wild.contains(domain),
         }
     }
 
-    /// The place of an exact domain.
-    fn exact(&self, domain: &str) -> Option<u32> {
+    /// Which of all domains this exact one is.
+    fn exact_at(&self, domain: &str) -> Option<u32> {
         let text_of = |at: u32| {
             let domain = self.domains.get(at as usize);
             domain.map_or(&[][..], |domain| self.texts.bytes(domain.text))

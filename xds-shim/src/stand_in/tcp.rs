@@ -259,7 +259,7 @@ impl PartialEq for Named {
 impl Eq for Named {}
 
 /// The plain listeners of a form.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Members {
     form: Form,
     count: usize,
@@ -267,33 +267,32 @@ struct Members {
     chain: bool,
 }
 
+impl Connections {
+    /// Names and addresses of what is in.
+    fn parts(&self) -> impl Iterator<Item = (&str, usize)> {
+        let outer = self.outer.iter();
+        let outer = outer.map(|(name, outer)| (&**name, Arc::as_ptr(outer).addr()));
+        let wildcards = self.wildcards.iter();
+        let wildcards = wildcards.map(|(name, one)| (&**name, Arc::as_ptr(one).addr()));
+        let singles = self.singles.values();
+        let singles = singles.map(|one| (&*one.listener, Arc::as_ptr(one).addr()));
+        outer.chain(wildcards).chain(singles)
+    }
+}
+
 impl Alike for Connections {
     fn key(&self, hasher: &RandomState) -> u64 {
-        let address = |single: &Arc<Single>| Arc::as_ptr(single).addr();
-        let all = self.singles.values().map(address);
-        hasher.hash_one(all.collect::<Vec<_>>())
+        let mut state = hasher.build_hasher();
+        for part in self.parts() {
+            part.hash(&mut state);
+        }
+        (&self.leading, &self.forms).hash(&mut state);
+        state.finish()
     }
 
     fn is_alike(&self, other: &Self) -> bool {
-        let singles = self.singles.values().zip(other.singles.values());
-        let wildcards = self.wildcards.iter().zip(&other.wildcards);
-        let outer = match (&self.outer, &other.outer) {
-            (Some((name, outer)), Some((another, other))) => {
-                name == another && Arc::ptr_eq(outer, other)
-            }
-            (outer, other) => outer.is_none() && other.is_none(),
-        };
-        outer
-            && self.singles.len() == other.singles.len()
-            && singles
-                .into_iter()
-                .all(|(one, other)| Arc::ptr_eq(one, other))
-            && self.wildcards.len() == other.wildcards.len()
-            && wildcards
-                .into_iter()
-                .all(|((name, one), (another, other))| name == another && Arc::ptr_eq(one, other))
-            && self.leading == other.leading
-            && self.forms == other.forms
+        self.parts().eq(other.parts())
+            && (&self.leading, &self.forms) == (&other.leading, &other.forms)
     }
 }
 

@@ -138,7 +138,13 @@ fn a_connection_that_was_held_as_its_listener_went_goes_where_it_led() {
     stream.push(ads::LDS, "l2", &[], &["10.0.0.1_3306"]);
     let seen = stream.asks(ads::CDS, &[LAZY_DB]);
     assert_eq!(copy_of(&seen, LAZY_DB), DB[0]);
-    assert_eq!(seen.asks[0].service, ServicePort::new("db", 3306));
+    let ask = &seen.asks[0];
+    assert_eq!(ask.service, ServicePort::new("db", 3306));
+    assert_eq!(ask.protocol, Protocol::Tcp);
+    let mut stream = open(true);
+    stream.push(ads::LDS, "l2", &[], &["10.0.0.1_3306"]);
+    let seen = stream.asks(ads::CDS, &[DB[0]]);
+    assert_eq!(seen.asks[0].protocol, Protocol::Tcp);
     // Without a cluster it is closed: past the mesh it must not go.
     let mut stream = open(true);
     stream.push(ads::CDS, "c2", &[], &[DB[0]]);

@@ -25,7 +25,7 @@ const NOWHERE: &str = "BlackHoleCluster";
 
 /// What plain listeners have in common: a filter chain whose TCP proxy lacks its cluster, and whatever
 /// else a listener may have that a connection could notice.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Form {
     /// An encoded `FilterChain`.
     chain: Arc<[u8]>,
