@@ -242,9 +242,10 @@ fn kind(error: &str) -> Option<String> {
         // What a server of another protocol said may be cut off as well.
         ("http2 error: connection error detected", "ended"),
         ("not an answer: HTTP/1.1 400", "ended"),
-        // A server that speaks first, and not HTTP: its words may be there before the request is out.
-        ("invalid HTTP version parsed", "not HTTP"),
-        ("received unexpected message from connection", "not HTTP"),
+        // A server that speaks first, and not HTTP, and then resets: its words may be there before the request is out, and the
+        // reset before they are read.
+        ("invalid HTTP version parsed", "ended"),
+        ("received unexpected message from connection", "ended"),
         ("close_notify", "ended"),
         ("unexpected EOF", "ended"),
         ("handshake eof", "ended"),
@@ -341,10 +342,10 @@ mod tests {
                 Some("ended"),
             ),
             ("no answer within 8s", Some("timeout")),
-            ("request: invalid HTTP version parsed", Some("not HTTP")),
+            ("request: invalid HTTP version parsed", Some("ended")),
             (
                 "request: operation was canceled: received unexpected message from connection",
-                Some("not HTTP"),
+                Some("ended"),
             ),
             ("status 503 no healthy upstream", None),
             (

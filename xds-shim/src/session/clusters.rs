@@ -320,18 +320,18 @@ impl Session {
         Some(name)
     }
 
-    /// A cluster that the proxy has stays as it is, and so do its endpoints. Those it was given on this stream before its cluster
-    /// was known, as of a cluster that warms when it comes back, count as that cluster's from now on, so that they are not sent
-    /// again. Endpoints of a cluster that changed do not: whoever asks for clusters first is given those first by istiod too, and
-    /// its endpoints have another version then.
+    /// A cluster that the proxy has stays as it is, and so do its endpoints: those it has are not sent again because they came for
+    /// a copy of the cluster, or before it was known, as those of one that warms when a proxy comes back.
     fn keep_endpoints_of(&mut self, cluster: &Stored) {
-        let name = self.note_cluster_of_endpoints(cluster);
-        if let Some(stored) = name.and_then(|name| self.endpoints.get(&name).cloned())
-            && self.endpoints.holds(&stored)
-        {
-            let version = self.version_of_endpoints(&stored);
-            let name = stored.name.clone();
-            self.endpoints.proxy.insert(name, Some(version));
+        let Ok(Some(name)) = cluster::eds_name(&cluster.raw) else {
+            return;
+        };
+        let held = self.endpoints.get(name).cloned();
+        let held = held.filter(|s| self.endpoints.holds_as(name, self.version_of_endpoints(s)));
+        self.note_cluster_of_endpoints(cluster);
+        if let Some(held) = held {
+            let version = self.version_of_endpoints(&held);
+            self.endpoints.proxy.insert(name.into(), Some(version));
         }
     }
 

@@ -137,6 +137,14 @@ fn endpoints_follow_a_copy_that_shares_them() {
     let seen = stream.asks(ads::CDS, &["lazy|80|a"]);
     assert_eq!(seen.given(), ["lazy|80|a", A]);
     assert_eq!(seen.order(), ["Cluster", "ClusterLoadAssignment"]);
+    // The service's own cluster is as it was, and that it is said again is no reason to send them once more.
+    for response in &seen.to_proxy {
+        stream.acks(response);
+    }
+    let clusters = [cluster(SPECIAL), cluster(A), cluster(A_V1), cluster(B)];
+    assert!(stream.pushes(ads::CDS, "c2", &clusters).given().is_empty());
+    let seen = stream.pushes(ads::EDS, "e2", &[endpoints(A, 1), endpoints(A_V1, 1)]);
+    assert!(seen.to_proxy.is_empty(), "{seen:?}");
 }
 
 #[test]
