@@ -46,6 +46,12 @@ impl Buffers {
         }
     }
 
+    /// Lets go of what a stream that ended leaves behind: nobody may be left to tidy.
+    pub(super) async fn tidy_later(self) {
+        tokio::time::sleep(KEPT).await;
+        self.tidy(Instant::now());
+    }
+
     /// Lets go of those that nobody used for a while. To be called now and then.
     pub(super) fn tidy(&self, now: Instant) {
         let mut kept = self.0.lock();

@@ -154,6 +154,9 @@ async fn run(
         unlisted: false,
     };
     let end = relay.run(first).await;
+    if head.workload().is_some() {
+        tokio::spawn(shared.buffers.clone().tidy_later());
+    }
     if end.by == "shim" && head.workload().is_some() {
         // It would end in the same way again: the proxy gets everything for a while.
         shared.misunderstood.insert(head.proxy.id.clone(), ());
