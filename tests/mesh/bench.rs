@@ -207,6 +207,7 @@ impl Bench<'_> {
                 ..Way::default()
             }));
         }
+        let resident = stage.resident().await?;
         // One way after the other in each repetition: what the machine does otherwise falls on all of them.
         for round in 0..self.scope.repetitions {
             for (&way, measured) in ways.iter().zip(&mut measured) {
@@ -218,6 +219,10 @@ impl Bench<'_> {
                 round + 1,
                 self.scope.repetitions
             ));
+        }
+        // What changes cost is counted for one sidecar.
+        if let Some(resident) = resident {
+            resident.delete().await?;
         }
         let mut alone = Changes::default();
         if self.scope.times {

@@ -104,8 +104,10 @@ pub struct Way {
     pub rss_before_bytes: Option<u64>,
     /// pilot-agent's resident set.
     pub agent_rss_bytes: Option<u64>,
-    /// From Envoy's start to its workers running.
+    /// From Envoy's start to its workers running. On demand: while another sidecar is behind the same shim.
     pub ready_ms: Option<f64>,
+    /// The same of a sidecar that is the only one behind its shim, which takes in all of the mesh for it. Once.
+    pub ready_alone_ms: Option<f64>,
     /// Envoy's CPU until then.
     pub ready_cpu_ms: Option<f64>,
     /// HTTP calls to services that were never called before, over at least 200 services.

@@ -142,6 +142,16 @@ impl Stage {
         }
     }
 
+    /// A sidecar of this way, behind the same shim as those that are measured. A shim serves a mesh: it is as good as never that
+    /// a pod which starts is the only one, and has it take in all of the mesh for it.
+    pub(super) async fn resident(&self) -> Result<Option<Pod>> {
+        if !self.ways().contains(&ON_DEMAND) {
+            return Ok(None);
+        }
+        let pod = self.workload(ON_DEMAND, "resident").start().await?;
+        Ok(Some(pod))
+    }
+
     /// A workload of this way that only calls.
     pub(super) fn workload(&self, way: &str, name: &str) -> Workload {
         let workload = self.ns().workload(name).no_app();

@@ -109,7 +109,13 @@ pub(super) async fn count(counted: &Counted<'_>, way: &str, services: &Services)
     let hosts =
         |cluster: &serde_json::Value| cluster["host_statuses"].as_array().map_or(0, Vec::len);
     let [cds, eds, lds, rds] = passed.by_type.map(Some);
+    let alone = if counted.own {
+        Some(envoy.initialization_ms().await?)
+    } else {
+        None
+    };
     Ok(Way {
+        ready_alone_ms: alone,
         bytes_from_istiod: Some(passed.from_istiod),
         bytes_to_sidecar: Some(passed.to_sidecar),
         bytes_to_sidecar_by_type: Some(BytesByType { cds, eds, lds, rds }),

@@ -226,7 +226,7 @@ struct Relaying {
     asks: Vec<Ask>,
     tidy: Interval,
     listed: Entry,
-    /// Whether `listed` shows old counts, or something is to be told.
+    /// Whether `listed` may show old counts, or something is to be told. No count is of endpoints, which change most often.
     unlisted: bool,
 }
 
@@ -412,21 +412,25 @@ impl Relaying {
     }
 
     fn act(&mut self, outputs: Vec<Output>) {
-        if outputs.is_empty() {
-            return;
-        }
         for output in outputs {
             match output {
                 Output::ToProxy(message) => {
-                    count(&self.shared.metrics.to_proxies, &message);
+                    let label = count(&self.shared.metrics.to_proxies, &message);
+                    self.unlisted |= label != type_label(crate::ads::EDS);
                     self.for_proxy.push_back(message);
                 }
-                Output::ToIstiod(message) => self.for_istiod.push_back(message),
-                Output::Asked(ask) => self.asks.push(ask),
+                Output::ToIstiod(message) => {
+                    let type_url = wire::string(&message, 2).unwrap_or_default();
+                    self.unlisted |= type_url != crate::ads::EDS;
+                    self.for_istiod.push_back(message);
+                }
+                Output::Asked(ask) => {
+                    self.asks.push(ask);
+                    self.unlisted = true;
+                }
                 Output::Nack(type_url, why) => self.refused(type_url, &why),
             }
         }
-        self.unlisted = true;
     }
 
     /// Says what was learned, and shows the counts.
@@ -521,11 +525,13 @@ fn hand_on<T>(waiting: &mut VecDeque<Bytes>, to: &mpsc::Sender<T>, as_item: fn(B
 }
 
 /// The type of a response is field 4 in both kinds.
-fn count(bytes: &prometheus::IntCounterVec, message: &Bytes) {
+/// Counts the bytes of a response; its type, for short.
+fn count(bytes: &prometheus::IntCounterVec, message: &Bytes) -> &'static str {
     let label = type_label(wire::string(message, 4).unwrap_or_default());
     bytes
         .with_label_values(&[label])
         .inc_by(message.len() as u64);
+    label
 }
 
 fn every(period: Duration) -> Interval {

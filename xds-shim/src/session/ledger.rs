@@ -5,6 +5,7 @@ use super::snapshot::Snapshot;
 use crate::ads::{DeltaRequest, ResponseWriter, WILDCARD};
 use crate::store::{Store, Stored, Version};
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ pub(super) struct Ledger {
     /// What istiod gave on this stream.
     snapshot: Snapshot,
     /// What the proxy holds, under which version; `None` for a version that no shim gave.
-    pub(super) proxy: HashMap<Box<str>, Option<Version>>,
+    pub(super) proxy: HashMap<Box<str>, Option<Version>, RandomState>,
     /// Whether the proxy has asked for this type.
     pub(super) asked: bool,
     /// Whether istiod has been asked for all of this type.
@@ -43,9 +44,9 @@ pub(super) struct Ledger {
     /// Whether istiod has answered for this type.
     pub(super) answered: bool,
     /// Names the proxy asked for and waits for, whatever version it holds.
-    pub(super) owed: HashSet<Box<str>>,
+    pub(super) owed: HashSet<Box<str>, RandomState>,
     /// Names istiod has been asked for; unused for types asked for by wildcard.
-    pub(super) watched: HashSet<Box<str>>,
+    pub(super) watched: HashSet<Box<str>, RandomState>,
     upstream_nonce: String,
     origin: Bytes,
     in_flight: VecDeque<InFlight>,
@@ -56,12 +57,12 @@ impl Ledger {
         Self {
             type_url,
             snapshot: Snapshot::default(),
-            proxy: HashMap::new(),
+            proxy: HashMap::default(),
             asked: false,
             requested: false,
             answered: false,
-            owed: HashSet::new(),
-            watched: HashSet::new(),
+            owed: HashSet::default(),
+            watched: HashSet::default(),
             upstream_nonce: String::new(),
             origin: Bytes::new(),
             in_flight: VecDeque::new(),

@@ -5,7 +5,7 @@ use super::{Output, Session};
 use crate::ads::{self, DeltaRequest, DeltaResponse};
 use crate::references::{self, Found};
 use crate::store::Stored;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 impl Session {
@@ -29,15 +29,19 @@ impl Session {
         let warms = is_eds && !self.clusters.asked;
         let books = ledger(self);
         let first = !books.asked;
-        let given = std::mem::take(&mut books.proxy);
+        // What it was sent on this stream before it asked for any.
+        let mut given = HashMap::default();
         if first {
+            given = std::mem::take(&mut books.proxy);
             books.open(request);
         }
         let mut have = Vec::new();
         let mut new = books.request();
         for name in Ledger::named(request) {
-            let sent_already = matches!(given.get(name), Some(Some(_)));
-            if warms || !(books.proxy.contains_key(name) || takes_early && sent_already) {
+            let brought = first && books.proxy.contains_key(name);
+            let sent = if first { &given } else { &books.proxy }.get(name);
+            let sent_already = matches!(sent, Some(Some(_)));
+            if warms || !(brought || takes_early && sent_already) {
                 books.owed.insert(name.into());
             }
             if let Some(stored) = books.get(name) {

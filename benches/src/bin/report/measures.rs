@@ -33,7 +33,7 @@ const RATE: Measure = Measure {
 };
 
 /// All of them.
-pub(crate) const MEASURES: [Measure; 53] = [
+pub(crate) const MEASURES: [Measure; 54] = [
     bytes("from istiod, three services called", "bytes_from_istiod"),
     bytes("to the sidecar, three services called", "bytes_to_sidecar"),
     bytes("of that clusters", "bytes_to_sidecar_by_type.cds"),
@@ -56,6 +56,7 @@ pub(crate) const MEASURES: [Measure; 53] = [
     bytes("Envoy: resident set, three services called", "rss_bytes"),
     bytes("pilot-agent: resident set", "agent_rss_bytes"),
     time("ready after", "ready_ms"),
+    time("ready after, the first behind its shim", "ready_alone_ms"),
     time("Envoy's CPU until ready", "ready_cpu_ms"),
     time("first call, HTTP, p50", "first_call_ms.p50"),
     time("first call, HTTP, p90", "first_call_ms.p90"),
