@@ -238,6 +238,7 @@ pub fn namespace(message: &api::NamespaceMode) -> Result<Namespace, Error> {
     Ok(Namespace {
         mode: mode(message.mode)?,
         fallback: policy(message.fallback)?,
+        paused: false,
     })
 }
 

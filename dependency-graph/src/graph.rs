@@ -30,6 +30,9 @@ pub struct Namespace {
     pub mode: Option<Mode>,
     /// What its calls get that fall back.
     pub fallback: Policy,
+    /// Whether it has the label [`PAUSED`](crate::mode::PAUSED), which counts on Lazymesh's own namespace only. It is not told as
+    /// something of a namespace.
+    pub paused: bool,
 }
 
 impl From<Mode> for Namespace {

@@ -21,6 +21,9 @@ pub enum Mode {
 /// On a namespace, or on a pod template to override it; absent means off.
 pub const LABEL: &str = "lazymesh.dev/mode";
 
+/// On Lazymesh's own namespace, with the value `true`: everything is in mode off for as long as it is there.
+pub const PAUSED: &str = "lazymesh.dev/paused";
+
 /// A text that is no mode.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[error("mode {0:?} is none of on-demand, sidecar, observe, off")]

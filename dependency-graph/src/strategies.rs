@@ -81,8 +81,11 @@ pub(crate) fn any_record() -> impl Strategy<Value = Record> {
 
 pub(crate) fn any_graph() -> impl Strategy<Value = Graph> {
     let policy = proptest::sample::select(Policy::ALL.to_vec());
-    let says =
-        (option::of(any_mode()), policy).prop_map(|(mode, fallback)| Namespace { mode, fallback });
+    let says = (option::of(any_mode()), policy).prop_map(|(mode, fallback)| Namespace {
+        mode,
+        fallback,
+        ..Namespace::default()
+    });
     let namespaces = btree_map("[a-c]", says, 0..3);
     let workloads = btree_map("[a-c]/[a-c]", any_record(), 0..5);
     (namespaces, workloads).prop_map(|(namespaces, workloads)| {

@@ -129,7 +129,8 @@ impl App {
         let known = Known {
             world: Arc::new(RwLock::new(
                 World::new(&serve.sidecars.cluster_domain)
-                    .looking_for_ready_pods(&serve.sidecars.global_proxy_service.namespace),
+                    .looking_for_ready_pods(&serve.sidecars.global_proxy_service.namespace)
+                    .in_namespace(&serve.sidecars.namespace),
             )),
             given: Given::default(),
         };
@@ -138,7 +139,7 @@ impl App {
             (Some(cert), Some(key)) => Some(ServerTls::load(cert, key)?),
             _ => None,
         };
-        let state = State::new(metrics.clone());
+        let state = State::new(metrics.clone()).in_namespace(&serve.sidecars.namespace);
         let (limits, window) = (serve.limits(), serve.write_window);
         let writer = Writer::new(
             store.clone(),

@@ -142,6 +142,8 @@ pub struct World {
     cluster_domain: String,
     /// Where it matters whether pods are ready.
     ready_in: String,
+    /// Lazymesh's own namespace.
+    own_namespace: String,
     config: MeshConfig,
     namespaces: Table<Namespace>,
     pods: Table<Pod>,
@@ -171,6 +173,16 @@ impl World {
     pub fn looking_for_ready_pods(self, namespace: &str) -> Self {
         let ready_in = namespace.to_owned();
         Self { ready_in, ..self }
+    }
+
+    /// The same with Lazymesh's own namespace, whose label says whether all of it is paused.
+    #[must_use]
+    pub fn in_namespace(self, own: &str) -> Self {
+        let own_namespace = own.to_owned();
+        Self {
+            own_namespace,
+            ..self
+        }
     }
 
     /// Takes an object as it now is; says which namespaces that may matter to.

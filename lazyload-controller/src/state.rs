@@ -9,8 +9,9 @@
 mod sidecars;
 #[cfg(test)]
 mod tests;
+mod watcher;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +20,14 @@ use dependency_graph::{
 };
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::expiry::Keeping;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::resource::{Entry, Said};
+
+pub use watcher::{Scope, Told, Watcher};
 
 /// A record of a store with the revision at which it was so. Later states have greater revisions.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +54,9 @@ pub struct State {
     synced: Arc<watch::Sender<Synced>>,
     /// The ranges of services' addresses.
     cidrs: Arc<watch::Sender<Vec<IpNet>>>,
+    /// Lazymesh's own namespace, whose label says whether all of it is paused.
+    own_namespace: Arc<str>,
+    paused: Arc<watch::Sender<bool>>,
     metrics: Metrics,
 }
 
@@ -78,86 +84,6 @@ struct Known {
     keeping: Keeping,
 }
 
-/// What a watcher wants to know.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Scope {
-    /// All there is.
-    #[default]
-    Everything,
-    /// What namespaces say, and nothing of workloads.
-    Namespaces,
-    /// All there is, and after which time workloads are to settle, which is told to nobody outside.
-    Within,
-}
-
-/// What one watcher is still to be told: names only, so that a slow one costs no more than the graph has entries.
-#[derive(Debug, Default)]
-pub struct Told {
-    scope: Scope,
-    dirty: Mutex<BTreeSet<Change>>,
-    news: Notify,
-}
-
-impl Scope {
-    fn covers(self, change: &Change) -> bool {
-        self != Self::Namespaces || matches!(change, Change::Namespace(_))
-    }
-}
-
-impl Told {
-    /// Up to `most` names of what changed since they were last taken.
-    #[must_use]
-    pub fn take(&self, most: usize) -> Vec<Change> {
-        let mut dirty = self.dirty.lock();
-        let mut taken = Vec::new();
-        while taken.len() < most
-            && let Some(change) = dirty.pop_first()
-        {
-            taken.push(change);
-        }
-        taken
-    }
-
-    /// Gives back what was taken and not told.
-    pub fn put_back(&self, changes: impl IntoIterator<Item = Change>) {
-        self.dirty.lock().extend(changes);
-        self.news.notify_one();
-    }
-
-    /// Returns when there may be something to take.
-    pub async fn changed(&self) {
-        self.news.notified().await;
-    }
-}
-
-/// One watcher; dropping it ends the watch.
-#[derive(Debug)]
-pub struct Watcher {
-    state: State,
-    id: u64,
-    told: Arc<Told>,
-    counted: bool,
-    /// All there was when the watch began, not told yet.
-    pub snapshot: VecDeque<Change>,
-}
-
-impl Watcher {
-    /// What changes from the start of the watch on.
-    #[must_use]
-    pub fn told(&self) -> &Told {
-        &self.told
-    }
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        self.state.inner.lock().watchers.remove(&self.id);
-        if self.counted {
-            self.state.metrics.watches.dec();
-        }
-    }
-}
-
 impl State {
     /// Knows nothing yet.
     #[must_use]
@@ -167,7 +93,19 @@ impl State {
             inner: Arc::default(),
             synced: Arc::new(synced),
             cidrs: Arc::default(),
+            own_namespace: Arc::default(),
+            paused: Arc::default(),
             metrics,
+        }
+    }
+
+    /// The same with Lazymesh's own namespace, whose label says whether all of it is paused.
+    #[must_use]
+    pub fn in_namespace(self, own: &str) -> Self {
+        let own_namespace = own.into();
+        Self {
+            own_namespace,
+            ..self
         }
     }
 
@@ -195,6 +133,8 @@ impl State {
         let mut inner = self.inner.lock();
         let change = inner.graph.set_namespace(namespace, says);
         inner.tell(change);
+        drop(inner);
+        self.see_pause();
     }
 
     /// Takes away what all namespaces say but these: what is not in a full list is gone.
@@ -209,6 +149,8 @@ impl State {
             let change = inner.graph.set_namespace(name, Namespace::default());
             inner.tell(change);
         }
+        drop(inner);
+        self.see_pause();
     }
 
     /// Takes in a record, unless a later one is known.
@@ -351,62 +293,6 @@ impl State {
             .learned
             .would(dependency, seen, limits.dependencies, after);
         (would, known.is_some_and(|known| known.capped))
-    }
-
-    /// Starts a watch. Until everything is known there is nothing complete to tell: wait for [`State::synced`] first.
-    #[must_use]
-    pub fn watch(&self) -> Watcher {
-        self.metrics.watches.inc();
-        self.listen(true, Scope::Everything)
-    }
-
-    /// As [`State::watch`], for part of it.
-    #[must_use]
-    pub fn watch_scope(&self, scope: Scope) -> Watcher {
-        self.metrics.watches.inc();
-        self.listen(true, scope)
-    }
-
-    /// The same for a part of this process, which is not counted among the watches.
-    #[must_use]
-    pub fn watch_within(&self) -> Watcher {
-        self.listen(false, Scope::Within)
-    }
-
-    fn listen(&self, counted: bool, scope: Scope) -> Watcher {
-        let told = Arc::new(Told {
-            scope,
-            ..Told::default()
-        });
-        let mut inner = self.inner.lock();
-        let id = inner.next_watcher;
-        inner.next_watcher += 1;
-        inner.watchers.insert(id, told.clone());
-        let namespaces = inner
-            .graph
-            .namespaces()
-            .map(|(name, _)| Change::Namespace(name.into()));
-        let workloads = inner
-            .graph
-            .workloads()
-            .map(|(w, _)| Change::Workload(w.clone()));
-        let ahead = inner
-            .ahead
-            .keys()
-            .filter(|w| inner.graph.workload(w).is_none())
-            .map(|w| Change::Workload(w.clone()));
-        let snapshot = namespaces
-            .chain(workloads)
-            .chain(ahead)
-            .filter(|change| scope.covers(change))
-            .collect();
-        Watcher {
-            state: self.clone(),
-            id,
-            told,
-            counted,
-            snapshot,
-        }
     }
 
     /// What a namespace says.

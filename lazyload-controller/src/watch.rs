@@ -30,6 +30,7 @@ struct Session {
     state: State,
     watcher: Watcher,
     cidrs: Receiver<Vec<IpNet>>,
+    paused: Receiver<bool>,
     snapshot_complete: bool,
     drain: Drain,
     until: Instant,
@@ -57,6 +58,7 @@ pub fn watch(
                     let watcher = state.watch_scope(scope);
                     Session {
                         cidrs: state.service_cidrs(),
+                        paused: state.paused(),
                         state,
                         watcher,
                         snapshot_complete: false,
@@ -86,6 +88,7 @@ impl Session {
             response.snapshot_complete = self.snapshot_complete;
             if self.snapshot_complete {
                 response.service_cidrs = self.service_cidrs();
+                response.paused = Some(*self.paused.borrow_and_update());
             }
             return Some(response);
         }
@@ -109,6 +112,10 @@ impl Session {
                 Ok(()) = self.cidrs.changed() => {
                     let service_cidrs = self.service_cidrs();
                     return Some(WatchResponse { service_cidrs, ..WatchResponse::default() });
+                }
+                Ok(()) = self.paused.changed() => {
+                    let paused = Some(*self.paused.borrow_and_update());
+                    return Some(WatchResponse { paused, ..WatchResponse::default() });
                 }
                 () = self.drain.started() => return None,
                 () = sleep_until(self.until) => return None,

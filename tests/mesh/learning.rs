@@ -7,6 +7,8 @@ use serde_json::json;
 
 use crate::steps::{SOON, Steady, answers_at_once, has_streams};
 
+mod command;
+
 const RECORD: &str = "deployment-client";
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -43,6 +45,11 @@ pub(crate) fn tests() -> Vec<Test> {
             "learning::the_label_comes_off_under_traffic",
             the_label_comes_off_under_traffic,
         ),
+        Test::new(
+            "learning::the_command_sees_it_and_says_it",
+            command::it_sees_and_says,
+        ),
+        Test::new("learning::a_pause_gives_everything", command::a_pause),
     ]
 }
 
@@ -64,7 +71,8 @@ impl Labelled {
         ns.strict_mtls().await?;
         let server = ns.server("server").await?;
         let controllers = ns.controllers().await?;
-        let controller = controllers.start(&[]).await?;
+        let own_namespace = format!("--namespace={}", ns.name());
+        let controller = controllers.start(&[&own_namespace]).await?;
         let mut shims = ns.shims().await?;
         shims.use_controllers(&controllers).await?;
         let shim = shims.start(&[]).await?;

@@ -6,6 +6,7 @@ use mesh_tests::testbed::{MeshOptions, run};
 
 mod bench;
 mod changes;
+mod command;
 mod controller;
 mod fallback;
 mod learning;

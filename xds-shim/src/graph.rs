@@ -44,6 +44,7 @@ impl Record {
 #[derive(Debug, Default)]
 pub struct View {
     heard: bool,
+    paused: bool,
     namespaces: HashMap<String, Mode>,
     workloads: HashMap<Workload, Record>,
     /// A state that is still coming in, after a new watch began.
@@ -69,6 +70,7 @@ impl View {
         if complete && let Some(coming) = self.coming.take() {
             self.namespaces = coming.namespaces;
             self.workloads = coming.workloads;
+            self.paused = coming.paused;
             self.heard = true;
         }
         self.forget_confirmed();
@@ -77,6 +79,7 @@ impl View {
 
     fn take_in(&mut self, update: api::WatchResponse) -> Vec<String> {
         let mut skipped = Vec::new();
+        self.paused = update.paused.unwrap_or(self.paused);
         for namespace in update.namespaces {
             match mode(namespace.mode()) {
                 Some(mode) => self.namespaces.insert(namespace.namespace, mode),
@@ -153,6 +156,7 @@ impl View {
             workload: workload.and_then(|w| self.workloads.get(w)?.mode),
             namespace: self.namespaces.get(namespace).copied(),
             heard: self.heard,
+            paused: self.paused,
         }
     }
 }
@@ -292,6 +296,7 @@ impl Concerns {
         match (&view.coming, update.snapshot_complete) {
             (Some(_), false) => Self::Nobody,
             (_, true) => Self::Everybody,
+            (None, false) if update.paused.is_some() => Self::Everybody,
             (None, false) => {
                 let states = update.workloads.iter().filter_map(|s| s.workload.clone());
                 let named = states.chain(update.removed.iter().cloned());
@@ -395,6 +400,36 @@ mod tests {
         assert!(view.modes(None, "shop").heard);
         view.apply(labelled(api::Mode::Unspecified));
         assert_eq!(view.modes(None, "shop").namespace, None);
+    }
+
+    #[test]
+    fn a_pause_holds_until_its_end_is_said_and_concerns_everybody() {
+        let graph = Graph::default();
+        let mut known = graph.follow(&cart());
+        let say = |paused| {
+            graph.apply(api::WatchResponse {
+                paused,
+                ..api::WatchResponse::default()
+            })
+        };
+        graph.begin();
+        graph.apply(update(vec![state(&["a"])], true));
+        assert!(known.has_changed().unwrap() && !known.borrow_and_update().modes.paused);
+        say(Some(true));
+        assert!(known.has_changed().unwrap() && known.borrow_and_update().modes.paused);
+        say(None);
+        graph.begin();
+        assert!(
+            graph.modes(None, "shop").paused,
+            "a state that is not complete says nothing"
+        );
+        graph.apply(api::WatchResponse {
+            paused: Some(true),
+            ..update(vec![], true)
+        });
+        assert!(graph.modes(None, "shop").paused);
+        say(Some(false));
+        assert!(!graph.modes(None, "shop").paused);
     }
 
     #[test]

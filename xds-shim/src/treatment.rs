@@ -69,11 +69,16 @@ pub struct KnownModes {
     pub namespace: Option<Mode>,
     /// Whether the controller has been heard at all since this shim started.
     pub heard: bool,
+    /// Whether all of Lazymesh is paused.
+    pub paused: bool,
 }
 
-/// The mode of a proxy: its workload's record, else its pod's label, else its namespace's label,
+/// The mode of a proxy: off while all is paused, else that of its workload's record, else its pod's label, else its namespace's label,
 /// else what it had when the controller cannot be heard, else `default`.
 pub fn mode(known: KnownModes, proxy: &Proxy, was_lazy: bool, default: Mode) -> Mode {
+    if known.paused {
+        return Mode::Off;
+    }
     let label = proxy.mode_label.as_deref().and_then(|l| l.parse().ok());
     // A proxy that comes back from an on-demand stream keeps its mode while nobody can say
     // otherwise: giving it everything because the controller is away would blow up a whole fleet.
@@ -209,6 +214,7 @@ mod tests {
             workload,
             namespace,
             heard: true,
+            paused: false,
         };
         assert_eq!(
             mode(known(on, None), &labelled, false, Mode::Off),
@@ -238,6 +244,21 @@ mod tests {
             mode(known(None, on), &nonsense, false, Mode::Off),
             Mode::OnDemand
         );
+    }
+
+    #[test]
+    fn while_all_is_paused_nobody_is_lazy() {
+        let paused = KnownModes {
+            workload: Some(Mode::OnDemand),
+            namespace: Some(Mode::OnDemand),
+            heard: true,
+            paused: true,
+        };
+        let labelled = Proxy {
+            mode_label: Some("on-demand".into()),
+            ..proxy()
+        };
+        assert_eq!(mode(paused, &labelled, true, Mode::OnDemand), Mode::Off);
     }
 
     #[test]

@@ -78,7 +78,11 @@ fn modes_go_there_and_back() {
 fn namespaces_go_there_and_back() {
     for mode in Mode::ALL.into_iter().map(Some).chain([None]) {
         for fallback in Policy::ALL {
-            let says = Namespace { mode, fallback };
+            let says = Namespace {
+                mode,
+                fallback,
+                ..Namespace::default()
+            };
             let message = namespace_mode("shop", says);
             assert_eq!(message.namespace, "shop");
             assert_eq!(namespace(&message), Ok(says));

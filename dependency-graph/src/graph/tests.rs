@@ -81,8 +81,8 @@ fn a_policy_is_a_change_and_the_default_is_not_kept() {
     let mut graph = Graph::new();
     let change = Some(Change::Namespace("shop".into()));
     let strict = Namespace {
-        mode: None,
         fallback: Policy::RedirectOnly,
+        ..Namespace::default()
     };
     let mut before = graph.clone();
     assert_eq!(graph.set_namespace("shop", Namespace::default()), None);

@@ -30,7 +30,9 @@ pub(crate) fn object(at: &str, mut body: Value) -> DynamicObject {
 
 /// A mesh with the namespaces that every mesh of ours has.
 pub(crate) fn world() -> World {
-    let mut world = World::new("cluster.local").looking_for_ready_pods("lazymesh-system");
+    let mut world = World::new("cluster.local")
+        .looking_for_ready_pods("lazymesh-system")
+        .in_namespace("lazymesh-system");
     for namespace in ["istio-system", "lazymesh-system"] {
         world.put(Kind::Namespace, namespace, json!({}));
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use dependency_graph::mode;
 use ipnet::IpNet;
 
 use super::{
@@ -26,6 +27,12 @@ impl World {
     #[must_use]
     pub fn namespace(&self, name: &str) -> Option<&Namespace> {
         self.namespaces.get(&Name::cluster(name))
+    }
+
+    /// Whether Lazymesh's own namespace says that all of it is paused.
+    pub fn is_paused(&self) -> bool {
+        let says = |own: &Namespace| own.labels.get(mode::PAUSED).is_some_and(|is| is == "true");
+        self.namespace(&self.own_namespace).is_some_and(says)
     }
 
     /// The names of all namespaces.

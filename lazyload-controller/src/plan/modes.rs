@@ -6,9 +6,13 @@ use dependency_graph::{Graph, Mode, Workload, mode};
 
 use crate::mesh::{Pod, World};
 
-/// The mode that holds for a workload: its record's own, else its pods', else its namespace's, else off.
+/// The mode that holds for a workload: its record's own, else its pods', else its namespace's, else off. While
+/// all is paused, off.
 #[must_use]
 pub fn mode_of(world: &World, workload: &Workload, own: Option<Mode>) -> Mode {
+    if world.is_paused() {
+        return Mode::Off;
+    }
     let namespace = workload.namespace();
     let by_pods = by_pods(world, namespace, |of| of == workload);
     let pods = by_pods.get(workload).copied().flatten();
@@ -62,7 +66,7 @@ fn said(pod: &Pod) -> Option<Mode> {
 /// The modes that hold for the workloads of a namespace: of injected pods, and those known that have no pods now.
 #[must_use]
 pub fn modes(world: &World, graph: &Graph, namespace: &str) -> BTreeMap<Workload, Mode> {
-    let of_namespace = of_namespace(world, namespace);
+    let (of_namespace, paused) = (of_namespace(world, namespace), world.is_paused());
     let by_pods = by_pods(world, namespace, |_| true);
     let known = graph
         .workloads()
@@ -71,6 +75,9 @@ pub fn modes(world: &World, graph: &Graph, namespace: &str) -> BTreeMap<Workload
     let records: BTreeMap<&Workload, Option<Mode>> = known.collect();
     let all: BTreeSet<&Workload> = by_pods.keys().chain(records.keys()).copied().collect();
     let mode = |workload: &Workload| {
+        if paused {
+            return Mode::Off;
+        }
         let own = records.get(workload).copied().flatten();
         let pods = by_pods.get(workload).copied().flatten();
         in_force(own, pods, of_namespace)

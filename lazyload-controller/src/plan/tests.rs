@@ -190,6 +190,33 @@ fn namespaces_that_are_not_in_this_mode_want_nothing() {
 }
 
 #[test]
+fn while_all_is_paused_nothing_is_wanted_whatever_is_said() {
+    let mut world = shop();
+    let mut graph = learned("cart", &["pay.bank"]);
+    let mut record = graph
+        .workload(&workload("cart"))
+        .map(|one| (**one).clone())
+        .unwrap();
+    record.mode = Some(Mode::Sidecar);
+    graph.set_workload(&workload("cart"), Some(record));
+    let before = plan(&world, &graph);
+    let paused = |says: &str| json!({"metadata": {"labels": {"lazymesh.dev/paused": says}}});
+    // Of another namespace it says nothing.
+    world.put(Kind::Namespace, "bank", paused("true"));
+    world.put(Kind::Namespace, "lazymesh-system", paused("false"));
+    assert_eq!(plan(&world, &graph), before);
+    let touched = world.put(Kind::Namespace, "lazymesh-system", paused("true"));
+    assert_eq!(touched, Touched::Everything);
+    assert_eq!(plan(&world, &graph), Desired::default());
+    assert_eq!(
+        mode_of(&world, &workload("cart"), Some(Mode::Sidecar)),
+        Mode::Off
+    );
+    world.put(Kind::Namespace, "lazymesh-system", json!({}));
+    assert_eq!(plan(&world, &graph), before);
+}
+
+#[test]
 fn a_pod_s_label_and_a_record_override_the_namespace() {
     let mut world = shop();
     let mut off = pod_of("web");

@@ -13,8 +13,8 @@ use thiserror::Error;
 
 use super::keeping;
 use super::{
-    LearnedDependency, ModeName, Pinned, Said, WorkloadDependencies, WorkloadDependenciesSpec,
-    WorkloadDependenciesStatus, WorkloadRef, conditions,
+    LearnedDependency, Pinned, Said, WorkloadDependencies, WorkloadDependenciesStatus, WorkloadRef,
+    conditions,
 };
 use crate::expiry::{self, Keeping, Verdict};
 use crate::limits::Limits;
@@ -124,26 +124,6 @@ pub fn entry(resource: &WorkloadDependencies) -> Result<Entry, Error> {
         settle_after: resource.spec.settle_after.as_deref().map(expiry::parse),
         keeping: keeping::read(&resource.spec, status)?,
     })
-}
-
-/// The resource of a workload of which nothing is known yet.
-#[must_use]
-pub fn new_record(workload: &Workload) -> WorkloadDependencies {
-    let workload_ref = WorkloadRef {
-        kind: workload.kind().into(),
-        name: workload.name().into(),
-    };
-    let (mode, pinned, expire_after, settle_after) = (None, Vec::new(), None, None);
-    let spec = WorkloadDependenciesSpec {
-        workload_ref,
-        mode,
-        pinned,
-        expire_after,
-        settle_after,
-    };
-    let mut resource = WorkloadDependencies::new(&workload.record_name(), spec);
-    resource.metadata.namespace = Some(workload.namespace().into());
-    resource
 }
 
 /// What learning makes of a resource.
@@ -343,15 +323,4 @@ pub(super) fn timestamp(time: &Time) -> Timestamp {
 pub(super) fn time(timestamp: Timestamp) -> Time {
     let seconds = i64::try_from(timestamp.seconds()).unwrap_or(i64::MAX);
     Time(jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX))
-}
-
-impl From<ModeName> for Mode {
-    fn from(mode: ModeName) -> Self {
-        match mode {
-            ModeName::OnDemand => Self::OnDemand,
-            ModeName::Sidecar => Self::Sidecar,
-            ModeName::Observe => Self::Observe,
-            ModeName::Off => Self::Off,
-        }
-    }
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dependency_graph::{Graph, Source, Timestamp, Workload};
+use dependency_graph::{Graph, Source, Timestamp, Workload, mode};
 use ipnet::IpNet;
 use tokio::sync::watch;
+use tracing::{info, warn};
 
 use super::{Known, State};
 use crate::resource::{Entry, Said};
@@ -25,6 +26,29 @@ impl State {
     #[must_use]
     pub fn service_cidrs(&self) -> watch::Receiver<Vec<IpNet>> {
         self.cidrs.subscribe()
+    }
+
+    /// Whether all of Lazymesh is paused, and what becomes of that.
+    #[must_use]
+    pub fn paused(&self) -> watch::Receiver<bool> {
+        self.paused.subscribe()
+    }
+
+    /// Looks at what the own namespace says of that.
+    pub(super) fn see_pause(&self) {
+        let says = self.namespace(&self.own_namespace).paused;
+        let changed = self
+            .paused
+            .send_if_modified(|paused| std::mem::replace(paused, says) != says);
+        match (changed, says) {
+            (true, true) => warn!(
+                namespace = &*self.own_namespace,
+                label = mode::PAUSED,
+                "paused: all is in mode off"
+            ),
+            (true, false) => info!("no longer paused"),
+            (false, _) => {}
+        }
     }
 
     /// The whole graph, as it is told: with what is on its way to the store, as seen at `now`.

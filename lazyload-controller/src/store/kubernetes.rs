@@ -379,7 +379,12 @@ fn says(namespace: &PartialObjectMeta<Namespace>) -> Says {
     if let Some(error) = wrong {
         warn!(namespace = name, %error, counts_as = %fallback, "its annotation is none; nothing is relayed");
     }
-    Says { mode, fallback }
+    let paused = namespace.labels().get(mode::PAUSED);
+    Says {
+        mode,
+        fallback,
+        paused: paused.is_some_and(|value| value == "true"),
+    }
 }
 
 /// Which errors are worth another try.

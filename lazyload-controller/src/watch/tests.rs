@@ -108,6 +108,7 @@ async fn who_wants_namespaces_only_hears_of_no_workload() {
     let says = Namespace {
         mode: Some(Mode::Sidecar),
         fallback: Policy::RedirectOnly,
+        ..Namespace::default()
     };
     state.set_namespace("shop", says);
     set(&state, "a", 1);
@@ -198,4 +199,32 @@ async fn the_ranges_are_kubernetes_own_else_those_given() {
         () = following => unreachable!("it never ends"),
         () = test => {}
     }
+}
+
+#[tokio::test]
+async fn a_pause_is_told_with_the_state_and_as_it_changes() {
+    let state = state().in_namespace("lazymesh-system");
+    let says = |paused| Namespace {
+        paused,
+        ..Namespace::default()
+    };
+    state.set_namespace("shop", says(true));
+    let mut stream = pin!(watch(state.clone(), Scope::Everything, drain(), far()));
+    let first = stream.next().await.unwrap().unwrap();
+    assert_eq!((first.snapshot_complete, first.paused), (true, Some(false)));
+    state.set_namespace("lazymesh-system", says(true));
+    let mut told = None;
+    while told.is_none() {
+        told = stream.next().await.unwrap().unwrap().paused;
+    }
+    assert_eq!(told, Some(true));
+    let mut late = pin!(watch(state.clone(), Scope::Everything, drain(), far()));
+    assert_eq!(late.next().await.unwrap().unwrap().paused, Some(true));
+    // A namespace that is gone says nothing any more.
+    state.retain_namespaces(&Default::default());
+    let mut told = None;
+    while told.is_none() {
+        told = stream.next().await.unwrap().unwrap().paused;
+    }
+    assert_eq!(told, Some(false));
 }

@@ -7,6 +7,7 @@ use mesh_tests::testbed::{Call, Case, Namespace, Pod, Test, Traffic};
 use super::{
     LIMIT, PACE, STRANGER, Shop, label, objects, ours, record, wait_lazy, wait_no_trace, wait_plain,
 };
+use crate::command;
 use crate::plain::EVERY_PROTOCOL;
 use crate::steps::Steady;
 
@@ -61,6 +62,7 @@ async fn in_and_out_under_traffic(case: Case) -> Result<()> {
     steps(true)
         .await
         .context("with the controller down meanwhile")?;
+    pause_and_resume(&shop, &client, &traffic).await?;
     for traffic in traffic {
         traffic.stop().await?.expect_no_failure()?;
     }
@@ -70,6 +72,22 @@ async fn in_and_out_under_traffic(case: Case) -> Result<()> {
         "{arrived} calls to what is pinned fell back"
     );
     by_the_pod_s_own_label(&shop, &client).await
+}
+
+async fn pause_and_resume(shop: &Shop, client: &Pod, traffic: &[Traffic]) -> Result<()> {
+    label(&shop.ns, Some("sidecar"), "prefer-redirect").await?;
+    wait_lazy(client).await?;
+    let say = async |what: &str| {
+        let system = format!("--system-namespace={}", shop.system.name());
+        command::done(shop.ns.mesh(), &[what, &system]).await
+    };
+    say("pause").await?;
+    wait_no_trace(&shop.ns).await?;
+    wait_plain(client).await?;
+    wait_for_calls(traffic).await?;
+    say("resume").await?;
+    wait_lazy(client).await?;
+    wait_for_calls(traffic).await
 }
 
 /// A pod that says `off` itself is not touched, in a namespace that opted in.

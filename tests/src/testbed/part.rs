@@ -281,12 +281,17 @@ impl Replica {
         Ok(process.running())
     }
 
+    /// Where its admin port is.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}:{ADMIN_PORT}", self.address())
+    }
+
     /// GETs a page of its admin port.
     ///
     /// # Errors
     /// When it does not answer with 200.
     pub async fn admin(&self, path: &str) -> Result<String> {
-        let answer = http::get(&format!("http://{}:{ADMIN_PORT}{path}", self.address())).await?;
+        let answer = http::get(&(self.admin_url() + path)).await?;
         anyhow::ensure!(
             answer.status == 200,
             "{}: {path}: {}",

@@ -77,9 +77,8 @@ fn namespace(value: &Value) -> Result<Document, String> {
     if name.is_empty() {
         return Err("a Namespace without metadata.name".into());
     }
-    let label = metadata
-        .get("labels")
-        .and_then(|labels| labels.get(mode::LABEL));
+    let labelled = |name: &str| metadata.get("labels").and_then(|labels| labels.get(name));
+    let label = labelled(mode::LABEL);
     let mode = match label {
         None => None,
         // YAML 1.1 tools write off as a boolean.
@@ -100,10 +99,16 @@ fn namespace(value: &Value) -> Result<Document, String> {
     if let Some(error) = wrong {
         warn!(namespace = name, %error, counts_as = %fallback, "its annotation is none; nothing is relayed");
     }
-    Ok(Document::Namespace(
-        name.into(),
-        Namespace { mode, fallback },
-    ))
+    let paused = labelled(mode::PAUSED).is_some_and(|value| {
+        // As a text, and as those write it who forget the quotes.
+        value.as_str() == Some("true") || value.as_bool() == Some(true)
+    });
+    let says = Namespace {
+        mode,
+        fallback,
+        paused,
+    };
+    Ok(Document::Namespace(name.into(), says))
 }
 
 /// A record as a document.

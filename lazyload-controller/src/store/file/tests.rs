@@ -51,7 +51,11 @@ fn namespaces_are_read() {
     let says = |mode, fallback| {
         Ok(Document::Namespace(
             "a".into(),
-            Namespace { mode, fallback },
+            Namespace {
+                mode,
+                fallback,
+                ..Namespace::default()
+            },
         ))
     };
     let mode = |mode| says(mode, Policy::default());

@@ -1,0 +1,25 @@
+//! The command `lazymesh`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lazymesh::args::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(lazymesh::run(&cli)));
+    match done {
+        Ok(outcome) => {
+            print!("{}", outcome.text);
+            ExitCode::from(outcome.code)
+        }
+        Err(error) => {
+            eprintln!("lazymesh: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
