@@ -6,6 +6,7 @@ use crate::graph::Graph;
 use crate::listener::OnDemandConfig;
 use crate::metrics::Metrics;
 use crate::relay::{Buffers, Relay, Shared};
+use crate::route_names::ByNamespace;
 use crate::store::Store;
 use crate::streams::Streams;
 use anyhow::Context;
@@ -110,6 +111,7 @@ fn shared(
         metrics,
         misunderstood: Shared::nobody_misunderstood(),
         streams: Streams::default(),
+        route_names: ByNamespace::default(),
         buffers: Buffers::default(),
         drain,
     })

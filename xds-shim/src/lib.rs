@@ -20,6 +20,7 @@ pub mod pool;
 pub mod raw;
 pub mod references;
 pub mod relay;
+pub mod route_names;
 pub mod session;
 pub mod stand_in;
 pub mod store;

@@ -14,6 +14,7 @@ use crate::graph::Graph;
 use crate::listener::OnDemandConfig;
 use crate::metrics::Metrics;
 use crate::raw::RawCodec;
+use crate::route_names::ByNamespace;
 use crate::store::Store;
 use crate::streams::Streams;
 use dependency_graph::Mode;
@@ -59,6 +60,8 @@ pub struct Shared {
     pub misunderstood: Cache<String, ()>,
     /// The open streams.
     pub streams: Streams,
+    /// What streams ask for before their listeners tell.
+    pub route_names: ByNamespace,
     /// For istiod's messages.
     pub buffers: Buffers,
     /// When to end.

@@ -21,6 +21,7 @@ use crate::ads::{self, DeltaRequest, DeltaResponse};
 use crate::cluster::{OutboundName, ServicePort};
 use crate::listener::OnDemandConfig;
 use crate::references::{self, Found};
+use crate::route_names::RouteNames;
 use crate::store::{Store, Version};
 use crate::wire;
 use bytes::Bytes;
@@ -155,6 +156,9 @@ pub struct Session {
     cluster_of_endpoints: HashMap<Box<str>, Version>,
     lazy_routes: BTreeSet<String>,
     plain_routes: BTreeSet<String>,
+    /// What is likely to be used, and what was asked for because of that and is not known to be used.
+    likely_routes: RouteNames,
+    guessed_routes: BTreeSet<String>,
     stand_ins: StandIns,
     singles: Listeners,
     /// Services a request was answered for, whose clusters and virtual hosts the proxy may lack.
@@ -202,6 +206,8 @@ impl Session {
             cluster_of_endpoints: HashMap::new(),
             lazy_routes: BTreeSet::new(),
             plain_routes: BTreeSet::new(),
+            likely_routes: RouteNames::default(),
+            guessed_routes: BTreeSet::new(),
             stand_ins: StandIns::default(),
             singles: Listeners::default(),
             services_due: BTreeSet::new(),
@@ -212,6 +218,13 @@ impl Session {
             cannot_ask: None,
             out: Vec::new(),
         }
+    }
+
+    /// The same that knows what other streams of its namespace asked for.
+    #[must_use]
+    pub fn expecting(mut self, likely_routes: RouteNames) -> Self {
+        self.likely_routes = likely_routes;
+        self
     }
 
     /// Takes in a message of the proxy's.

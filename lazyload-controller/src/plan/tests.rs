@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::mesh::Kind;
 use crate::mesh::fixture::{name, pod_of, world};
+use crate::mesh::{Kind, Touched};
 
 pub(crate) fn settings() -> Settings {
     Settings {

@@ -165,6 +165,7 @@ impl Mesh {
             default_mode,
             misunderstood: Shared::nobody_misunderstood(),
             streams: Streams::default(),
+            route_names: Default::default(),
             buffers: Buffers::default(),
             drain: drain.clone(),
         });

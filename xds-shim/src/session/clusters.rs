@@ -24,6 +24,7 @@ impl Session {
             let wildcard = self.clusters.request();
             self.ask_istiod(wildcard);
             self.ask_for_listeners();
+            self.ask_for_likely_routes();
         }
         let ours = |name: &&str| Name::parse(name).is_some();
         let (requests, names): (Vec<&str>, Vec<&str>) = Ledger::named(request).partition(ours);

@@ -55,7 +55,39 @@ impl Session {
         }
         // The proxy is about to ask for them.
         self.have_routes(&routes);
+        if first {
+            self.likely_routes.set(&routes);
+            self.forget_guesses(&routes);
+        }
         self.listeners.share(&self.store);
+    }
+
+    /// istiod makes the route configurations that listeners are likely to use while it sends clusters. One by one it answers
+    /// in the order in which it is asked.
+    pub(super) fn ask_for_likely_routes(&mut self) {
+        if self.listeners.answered {
+            return;
+        }
+        let likely = self.likely_routes.get();
+        let is_new = |name: &String| !self.routes.watched.contains(name.as_str());
+        self.guessed_routes = likely.into_iter().filter(is_new).collect();
+        let guessed = self.guessed_routes.clone();
+        self.have_routes(&guessed);
+    }
+
+    /// Lets go of what the listeners do not use.
+    fn forget_guesses(&mut self, used: &BTreeSet<String>) {
+        let mut wrong = self.routes.request();
+        for name in std::mem::take(&mut self.guessed_routes) {
+            if !used.contains(&name) && !self.routes.is_watched(&name) {
+                self.routes.watched.remove(name.as_str());
+                self.routes.remove(&name);
+                wrong.unsubscribe.push(name);
+            }
+        }
+        if !wrong.unsubscribe.is_empty() {
+            self.ask_istiod(wrong);
+        }
     }
 
     /// Gives the proxy what it lacks of listeners, as they are by now. `first`: it has had none on this stream.

@@ -13,6 +13,7 @@ use crate::envoy::service::discovery::v3 as pb;
 use prost::{Message, Name};
 use std::time::Duration;
 
+mod ahead;
 mod connections;
 mod endpoints;
 mod keeping;

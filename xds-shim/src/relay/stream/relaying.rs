@@ -40,7 +40,8 @@ impl Lazy {
     ) -> Self {
         let services = Arc::clone(&known.borrow_and_update().services);
         let known = services.iter().cloned();
-        let session = Session::new(shared.store.clone(), shared.on_demand.clone(), known);
+        let session = Session::new(shared.store.clone(), shared.on_demand.clone(), known)
+            .expecting(shared.route_names.of(workload.namespace()));
         Self {
             session,
             workload: workload.clone(),

@@ -4,6 +4,7 @@ use super::envoy::{Envoy, Slot, eds_of};
 use super::find::{Call, End};
 use super::mesh::{self, FALLBACKS, Istiod, Mesh, SLOTS, Service, Settled};
 use super::*;
+use crate::route_names::RouteNames;
 use crate::stand_in::Name;
 use crate::stand_in::tcp::Destination;
 use std::collections::VecDeque;
@@ -17,6 +18,8 @@ pub(super) struct World {
     istiod: Istiod,
     session: Session,
     store: Store,
+    /// What sessions expect of listeners.
+    likely: RouteNames,
     envoy: Envoy,
     for_proxy: VecDeque<Bytes>,
     for_istiod: VecDeque<Bytes>,
@@ -31,9 +34,16 @@ pub(super) struct World {
 /// How long Envoy holds a call.
 const HOLDS: Duration = Duration::from_secs(5);
 
-fn session(store: &Store, known: &BTreeSet<ServicePort>) -> Session {
+fn session(store: &Store, likely: &RouteNames, known: &BTreeSet<ServicePort>) -> Session {
     let config = OnDemandConfig::new(HOLDS);
-    Session::new(store.clone(), config, known.iter().cloned())
+    Session::new(store.clone(), config, known.iter().cloned()).expecting(likely.clone())
+}
+
+/// Of which one is right, and one is none.
+fn likely_routes() -> RouteNames {
+    let likely = RouteNames::default();
+    likely.set(&["80", "8443"].map(str::to_owned).into());
+    likely
 }
 
 fn call(slot: u8, port: u16, authority: Option<String>) -> Call {
@@ -93,12 +103,13 @@ impl World {
             clusters: Default::default(),
             endpoints: Default::default(),
         };
-        let store = Store::default();
+        let (store, likely) = (Store::default(), likely_routes());
         let mut world = Self {
             history: vec![mesh.clone()],
             istiod: Istiod::new(&mesh),
             mesh,
-            session: session(&store, &BTreeSet::new()),
+            session: session(&store, &likely, &BTreeSet::new()),
+            likely,
             store,
             envoy: Envoy::default(),
             for_proxy: VecDeque::new(),
@@ -224,7 +235,7 @@ impl World {
         } else {
             BTreeSet::new()
         };
-        self.session = session(&self.store, &known);
+        self.session = session(&self.store, &self.likely, &known);
         self.istiod = Istiod::new(&self.mesh);
         self.for_proxy.clear();
         self.for_istiod.clear();
