@@ -95,6 +95,10 @@ impl Session {
         while Instant::now() < self.until {
             let mut changes = self.watcher.told().take(ENTRIES).into_iter();
             let mut response = WatchResponse::default();
+            // First, for it may be that there is always something new.
+            if self.paused.has_changed().unwrap_or_default() {
+                response.paused = Some(*self.paused.borrow_and_update());
+            }
             let mut size = 0;
             for change in changes.by_ref() {
                 size += add(&mut response, &self.state, &change);
@@ -102,7 +106,7 @@ impl Session {
                     break;
                 }
             }
-            if entries(&response) > 0 {
+            if entries(&response) > 0 || response.paused.is_some() {
                 self.watcher.told().put_back(changes);
                 return Some(response);
             }
@@ -113,10 +117,7 @@ impl Session {
                     let service_cidrs = self.service_cidrs();
                     return Some(WatchResponse { service_cidrs, ..WatchResponse::default() });
                 }
-                Ok(()) = self.paused.changed() => {
-                    let paused = Some(*self.paused.borrow_and_update());
-                    return Some(WatchResponse { paused, ..WatchResponse::default() });
-                }
+                Ok(()) = self.paused.changed() => self.paused.mark_changed(),
                 () = self.drain.started() => return None,
                 () = sleep_until(self.until) => return None,
             }

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 /// Looks at Lazymesh in a cluster, and tells it what it should know.
 ///
-/// It reads the records (WorkloadDependencies), namespaces and pods with your own rights, and shims' admin ports where
+/// It reads the records (WorkloadDependencies), namespaces, Services and pods with your own rights, and shims' admin ports where
 /// they are given. Exit codes: 0 for done, 1 for an error, 2 for a wrong command line, 3 when `check` found something.
 #[derive(Debug, Parser)]
 #[command(name = "lazymesh", version, max_term_width = 100)]
@@ -80,18 +80,22 @@ pub enum Command {
         /// The host
         host: String,
     },
-    /// Take a learned host out of a workload's record: new pods start without it, until it is called again
+    /// Take a learned host out of a workload's record, and so out of its Sidecar: new pods start without it, until it is
+    /// called again. What is pinned stays
     Forget {
         /// NAME, or KIND/NAME if it is no Deployment
         workload: String,
         /// The host; without it all that was learned
         host: Option<String>,
     },
-    /// Give every sidecar its whole config at once, whatever is labelled: as if all were in mode off. Nothing learned is lost
+    /// Label Lazymesh's namespace, so that all is in mode off, whatever else is labelled: sidecars are given their whole
+    /// config, and need the memory for it. Nothing learned is lost
     Pause,
-    /// End a pause. Pods that ran meanwhile keep what they have until they restart
+    /// End a pause. Behind a shim, pods that run keep what they have until they restart; in mode sidecar, and where it has
+    /// settled, they are trimmed at once
     Resume,
-    /// Look for what goes wrong, and say what to do about it
+    /// Look for what goes wrong, and say what to do about it: in all namespaces, or in the one of -n. Name all shims with
+    /// --shim for it to say which pods are not behind one
     Check,
     /// Print a script that completes commands in a shell
     Completions {

@@ -52,15 +52,15 @@ pub fn pin(spec: &mut WorkloadDependenciesSpec, pin: &Pin) -> bool {
     there.ports != before
 }
 
-/// Takes a pin back, or ports of it; whether there was one. A pin of all ports is taken back whole only.
-pub fn unpin(spec: &mut WorkloadDependenciesSpec, pin: &Pin) -> bool {
+/// Takes the pin of one of these hosts back, or ports of it; whether there was one. A pin of all ports is taken back whole only.
+pub fn unpin(spec: &mut WorkloadDependenciesSpec, hosts: &[String], ports: &[u16]) -> bool {
     let before = spec.pinned.clone();
-    let is_named = |port: &i32| pin.ports.iter().any(|named| i32::from(*named) == *port);
+    let is_named = |port: &i32| ports.iter().any(|named| i32::from(*named) == *port);
     spec.pinned.retain_mut(|one| {
-        if one.host != pin.host {
+        if !hosts.contains(&one.host) {
             return true;
         }
-        if pin.ports.is_empty() {
+        if ports.is_empty() {
             return false;
         }
         let all = one.ports.is_empty();
@@ -70,10 +70,17 @@ pub fn unpin(spec: &mut WorkloadDependenciesSpec, pin: &Pin) -> bool {
     spec.pinned != before
 }
 
-/// Takes a host, or all hosts, out of what was learned; whether it was there. What was reported before `now` does not
+/// As many are remembered as forgotten; nothing but expiry takes them away.
+const MOST_FORGOTTEN: usize = 1000;
+
+/// Takes these hosts, or all hosts, out of what was learned; whether one was there. What was reported before `now` does not
 /// bring it back, a new call does.
-pub fn forget(status: &mut WorkloadDependenciesStatus, host: Option<&str>, now: Timestamp) -> bool {
-    let goes = |learned: &str| host.is_none_or(|host| host == learned);
+pub fn forget(
+    status: &mut WorkloadDependenciesStatus,
+    hosts: Option<&[String]>,
+    now: Timestamp,
+) -> bool {
+    let goes = |learned: &String| hosts.is_none_or(|hosts| hosts.contains(learned));
     let at = time(now);
     let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut status.dependencies)
         .into_iter()
@@ -89,6 +96,8 @@ pub fn forget(status: &mut WorkloadDependenciesStatus, host: Option<&str>, now: 
             at: at.clone(),
         });
     }
+    let surplus = status.forgotten.len().saturating_sub(MOST_FORGOTTEN);
+    status.forgotten.drain(..surplus);
     let count: usize = status.dependencies.iter().map(|one| one.ports.len()).sum();
     status.dependency_count = i32::try_from(count).unwrap_or(i32::MAX);
     !gone.is_empty()
@@ -118,16 +127,14 @@ mod tests {
         assert!(!pin(&mut spec, &host("a.b", &[80])));
         assert!(pin(&mut spec, &host("a.b", &[443])));
         assert_eq!(spec.pinned[0].ports, [80, 443]);
-        assert!(unpin(&mut spec, &host("a.b", &[80])));
-        assert!(!unpin(&mut spec, &host("a.b", &[80])));
+        let of = ["x.y".to_owned(), "a.b".to_owned()];
+        assert!(unpin(&mut spec, &of, &[80]));
+        assert!(!unpin(&mut spec, &of, &[80]));
         assert!(pin(&mut spec, &host("a.b", &[])));
         assert_eq!(spec.pinned[0].ports, [0i32; 0], "all of them");
         assert!(!pin(&mut spec, &host("a.b", &[80])));
-        assert!(
-            !unpin(&mut spec, &host("a.b", &[80])),
-            "all but one cannot be said"
-        );
-        assert!(unpin(&mut spec, &host("a.b", &[])));
+        assert!(!unpin(&mut spec, &of, &[80]), "all but one cannot be said");
+        assert!(unpin(&mut spec, &of, &[]));
         assert!(spec.pinned.is_empty());
     }
 
@@ -137,8 +144,8 @@ mod tests {
             .status
             .unwrap();
         let now = Timestamp::from_seconds(7);
-        assert!(!forget(&mut status, Some("x.y"), now));
-        assert!(forget(&mut status, Some("a.b"), now));
+        assert!(!forget(&mut status, Some(&["x.y".to_owned()]), now));
+        assert!(forget(&mut status, Some(&["a.b".to_owned()]), now));
         assert_eq!((status.dependencies.len(), status.dependency_count), (1, 1));
         assert_eq!(status.forgotten.len(), 1);
         assert_eq!(status.forgotten[0].host, "a.b");

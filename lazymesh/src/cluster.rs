@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use dependency_graph::Workload;
 use dependency_graph::mode::PAUSED;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, Service};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
@@ -21,6 +21,8 @@ use crate::snapshot::Snapshot;
 
 /// The Lease whose holder writes Sidecars.
 const LEASE: &str = "lazymesh-controller";
+/// Pods of one answer.
+const PAGE: u32 = 500;
 /// How often a write that met another one is tried anew.
 const TRIES: usize = 5;
 
@@ -93,9 +95,15 @@ impl Cluster {
         }
         let named = namespaces.into_iter().map(|one| (one.name_any(), one));
         snapshot.namespaces = named.collect();
-        // It says whether all is paused. Who may not read it is not told.
-        if let Ok(Some(own)) = all.get_opt(&self.system).await {
-            snapshot.namespaces.insert(self.system.clone(), own);
+        // It says whether all is paused.
+        match all.get_opt(&self.system).await {
+            Ok(own) => snapshot
+                .namespaces
+                .extend(own.map(|own| (self.system.clone(), own))),
+            Err(error) => {
+                let what = "whether all is paused";
+                snapshot.unread.push((what, error.to_string()));
+            }
         }
         Ok(snapshot)
     }
@@ -125,31 +133,54 @@ impl Cluster {
         Ok(true)
     }
 
-    /// [`Self::snapshot`] of all namespaces, with pods and the Lease. What may not be read is said in it.
+    /// [`Self::snapshot`], with pods and the Lease. What may not be read is said in it.
     ///
     /// # Errors
     /// When records or namespaces cannot be read.
-    pub async fn everything(&self) -> Result<Snapshot> {
-        let mut snapshot = self.snapshot(None).await?;
-        let pods: Api<Pod> = Api::all(self.client.clone());
-        match pods.list(&ListParams::default()).await {
-            Ok(list) => {
-                let (ours, others) = list
-                    .items
-                    .into_iter()
-                    .partition(|pod| pod.namespace().as_deref() == Some(&self.system));
-                (snapshot.system_pods, snapshot.pods) = (ours, others);
+    pub async fn everything(&self, namespace: Option<&str>) -> Result<Snapshot> {
+        let mut snapshot = self.snapshot(namespace).await?;
+        let mut of = vec![namespace];
+        if namespace.is_some_and(|namespace| namespace != self.system) {
+            of.push(Some(&self.system));
+        }
+        for namespace in of {
+            match self.pods(namespace).await {
+                Ok(pods) => {
+                    let is_ours = |pod: &Pod| pod.namespace().as_deref() == Some(&self.system);
+                    let (ours, others): (Vec<_>, Vec<_>) = pods.into_iter().partition(is_ours);
+                    snapshot.system_pods.extend(ours);
+                    snapshot.pods.extend(others);
+                }
+                Err(error) => snapshot.unread.push(("pods", error.to_string())),
             }
-            Err(error) => snapshot.unread.push(("pods", error.to_string())),
         }
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.system);
         match leases.get_opt(LEASE).await {
             Ok(lease) => snapshot.lease = lease,
-            Err(error) => snapshot
-                .unread
-                .push(("the controllers' Lease", error.to_string())),
+            Err(error) => {
+                let error = error.to_string();
+                snapshot.unread.push(("the controllers' Lease", error));
+            }
         }
         Ok(snapshot)
+    }
+
+    /// Page by page, and of each pod only what is looked at: a cluster may have a hundred thousand.
+    async fn pods(&self, namespace: Option<&str>) -> kube::Result<Vec<Pod>> {
+        let api: Api<Pod> = match namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let mut pods = Vec::new();
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let page = api.list(&params).await?;
+            pods.extend(page.items.into_iter().map(slim));
+            match page.metadata.continue_.filter(|more| !more.is_empty()) {
+                Some(more) => params = params.continue_token(&more),
+                None => return Ok(pods),
+            }
+        }
     }
 
     /// Which of the Services that a name may mean there are.
@@ -165,10 +196,14 @@ impl Cluster {
         for (namespace, name) in called.services(namespace) {
             let services: Api<Service> = Api::namespaced(self.client.clone(), &namespace);
             let found = services.get_opt(&name).await;
-            if found
-                .with_context(|| format!("reading the Service {namespace}/{name}"))?
-                .is_some()
-            {
+            let found = match found {
+                // Who may not look there does not know.
+                Err(kube::Error::Api(status)) if status.is_forbidden() => None,
+                found => {
+                    found.with_context(|| format!("reading the Service {namespace}/{name}"))?
+                }
+            };
+            if found.is_some() {
                 there.insert((namespace, name));
             }
         }
@@ -212,11 +247,12 @@ impl Cluster {
             if is_new && !create || !edit(&mut record.spec) {
                 return Ok(false);
             }
-            let params = PostParams::default();
             let written = if is_new {
-                api.create(&params, &record).await
+                api.create(&PostParams::default(), &record).await
             } else {
-                api.replace(&name, &params, &record).await
+                let change = json!({"pinned": record.spec.pinned});
+                let patch = only(&record, "spec", &change);
+                api.patch(&name, &PatchParams::default(), &patch).await
             };
             if done(written, workload)? {
                 return Ok(true);
@@ -246,9 +282,13 @@ impl Cluster {
             if !record.status.as_mut().is_some_and(&edit) {
                 return Ok(false);
             }
-            let written = api
-                .replace_status(&name, &PostParams::default(), &record)
-                .await;
+            let status = record.status.clone().unwrap_or_default();
+            let change = json!({
+                "dependencies": status.dependencies, "dependencyCount": status.dependency_count,
+                "forgotten": status.forgotten,
+            });
+            let (params, patch) = (PatchParams::default(), only(&record, "status", &change));
+            let written = api.patch_status(&name, &params, &patch).await;
             if done(written, workload)? {
                 return Ok(true);
             }
@@ -259,6 +299,33 @@ impl Cluster {
     fn of(&self, workload: &Workload) -> Api<WorkloadDependencies> {
         Api::namespaced(self.client.clone(), workload.namespace())
     }
+}
+
+/// A write of these fields and no others: what a newer version knows beside them stays. It fails when somebody else wrote since.
+fn only(record: &WorkloadDependencies, part: &str, change: &Value) -> Patch<Value> {
+    let version = &record.metadata.resource_version;
+    Patch::Merge(json!({"metadata": {"resourceVersion": version}, part: change}))
+}
+
+/// What is looked at of a pod.
+fn slim(mut pod: Pod) -> Pod {
+    pod.metadata.managed_fields = None;
+    if let Some(spec) = &mut pod.spec {
+        let others = spec.init_containers.iter_mut().flatten();
+        for container in spec.containers.iter_mut().chain(others) {
+            let args = container.args.take();
+            *container = Container {
+                name: std::mem::take(&mut container.name),
+                args,
+                ..Container::default()
+            };
+        }
+        spec.volumes = None;
+    }
+    if let Some(status) = &mut pod.status {
+        (status.container_statuses, status.init_container_statuses) = (None, None);
+    }
+    pod
 }
 
 fn reading(workload: &Workload) -> String {

@@ -41,6 +41,8 @@ pub struct Outcome {
 
 /// The exit code when `check` found something.
 const FOUND: u8 = 3;
+const PAUSED: &str = "labelled: shims and Sidecars follow, if a controller runs (`lazymesh check` says); sidecars grow to their whole config";
+const RESUMED: &str = "the label is off: behind a shim, pods that run keep what they have until they restart; in mode sidecar, and where it has settled, they are trimmed at once";
 
 /// Does what the command line says.
 ///
@@ -82,11 +84,12 @@ pub async fn run(cli: &Cli) -> anyhow::Result<Outcome> {
             let snapshot = look(cli, &cluster).await?;
             let services = cluster.services(&called, source.namespace()).await?;
             let host = called.host(source.namespace(), &cli.cluster_domain, &services);
-            let answer = why::explain(&snapshot, &source, &host, called.ports.first().copied());
+            let port = called.ports.first().copied();
+            let answer = why::explain(&snapshot, &source, &host, port, !services.is_empty());
             why::show(&answer, cli.output).map(told)
         }
         Command::Check => {
-            let mut snapshot = cluster.everything().await?;
+            let mut snapshot = cluster.everything(cli.namespace.as_deref()).await?;
             shims::look(&mut snapshot, &cli.shims).await?;
             let findings = check::findings(&snapshot, now());
             let code = if findings.is_empty() { 0 } else { FOUND };
@@ -95,36 +98,29 @@ pub async fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         }
         Command::Pause => {
             let done = cluster.pause(true).await?;
-            Ok(said(
-                done,
-                "paused: every sidecar is given its whole config",
-            ))
+            Ok(said(done, PAUSED))
         }
         Command::Resume => {
             let done = cluster.pause(false).await?;
-            Ok(said(
-                done,
-                "no longer paused; pods that run keep what they have until they restart",
-            ))
+            Ok(said(done, RESUMED))
         }
         Command::Pin {
             workload: who,
             host,
         } => {
             let (who, host) = (workload(&cluster, who)?, pinned(&cluster, cli, host).await?);
-            let done = cluster
-                .edit_spec(&who, true, |spec| change::pin(spec, &host))
-                .await?;
+            let edit = |spec: &mut _| change::pin(spec, &host);
+            let done = cluster.edit_spec(&who, true, edit).await?;
             Ok(said(done, &format!("{host}: pinned for {who}")))
         }
         Command::Unpin {
             workload: who,
             host,
         } => {
-            let (who, host) = (workload(&cluster, who)?, pinned(&cluster, cli, host).await?);
-            let done = cluster
-                .edit_spec(&who, false, |spec| change::unpin(spec, &host))
-                .await?;
+            let (who, called) = (workload(&cluster, who)?, host.parse::<Called>()?);
+            let hosts = called.readings(&cluster.namespace, &cli.cluster_domain);
+            let edit = |spec: &mut _| change::unpin(spec, &hosts, &called.ports);
+            let done = cluster.edit_spec(&who, false, edit).await?;
             Ok(said(done, &format!("{host}: no longer pinned for {who}")))
         }
         Command::Forget {
@@ -132,16 +128,17 @@ pub async fn run(cli: &Cli) -> anyhow::Result<Outcome> {
             host,
         } => {
             let who = workload(&cluster, who)?;
-            let host = match host {
-                Some(host) => Some(pinned(&cluster, cli, host).await?.host),
+            let hosts = match host {
+                Some(host) => {
+                    let called: Called = host.parse()?;
+                    Some(called.readings(&cluster.namespace, &cli.cluster_domain))
+                }
                 None => None,
             };
-            let host = host.as_deref();
-            let done = cluster
-                .edit_status(&who, |status| change::forget(status, host, now()))
-                .await?;
-            let what = host.unwrap_or("all that was learned");
-            let text = "forgotten; pods that run keep it, new ones start without";
+            let edit = |status: &mut _| change::forget(status, hosts.as_deref(), now());
+            let done = cluster.edit_status(&who, edit).await?;
+            let what = host.as_deref().unwrap_or("all that was learned");
+            let text = "forgotten; new pods start without it, unless it is pinned";
             Ok(said(done, &format!("{what}: {text}")))
         }
         Command::Completions { .. } => Ok(Outcome::default()),
@@ -165,6 +162,11 @@ fn workload(cluster: &Cluster, text: &str) -> anyhow::Result<Workload> {
 async fn pinned(cluster: &Cluster, cli: &Cli, text: &str) -> anyhow::Result<change::Pin> {
     let called: Called = text.parse()?;
     let services = cluster.services(&called, &cluster.namespace).await?;
+    if services.is_empty() && called.name.split('.').count() == 2 {
+        bail!(
+            "{text:?} is no Service, and may be a host outside the mesh (hint: for a Service that is to come write its full name, NAME.NAMESPACE.svc)"
+        );
+    }
     let host = called.host(&cluster.namespace, &cli.cluster_domain, &services);
     Ok(change::Pin {
         host,

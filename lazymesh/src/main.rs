@@ -1,5 +1,6 @@
 //! The command `lazymesh`.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -14,7 +15,8 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(lazymesh::run(&cli)));
     match done {
         Ok(outcome) => {
-            print!("{}", outcome.text);
+            // Who reads may have had enough, as in `lazymesh graph | head`.
+            let _ = std::io::stdout().write_all(outcome.text.as_bytes());
             ExitCode::from(outcome.code)
         }
         Err(error) => {

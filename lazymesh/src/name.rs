@@ -78,6 +78,15 @@ impl Called {
         }
     }
 
+    /// Every full name that it may stand for, called in a namespace.
+    #[must_use]
+    pub fn readings(&self, namespace: &str, cluster_domain: &str) -> Vec<String> {
+        let services = self.services(namespace).into_iter();
+        let services = services
+            .map(|(namespace, service)| format!("{service}.{namespace}.svc.{cluster_domain}"));
+        services.chain([self.name.clone()]).collect()
+    }
+
     /// The full name that istiod uses. `there`: those of [`Self::services`] that there are.
     #[must_use]
     pub fn host(
@@ -154,6 +163,13 @@ mod tests {
             let called: Called = text.parse().unwrap();
             assert_eq!(called.host("shop", "cluster.local", &there), host, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_gone_is_found_by_every_reading() {
+        let called: Called = "reviews.shop".parse().unwrap();
+        let both = ["reviews.shop.svc.cluster.local", "reviews.shop"];
+        assert_eq!(called.readings("shop", "cluster.local"), both);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub async fn look(snapshot: &mut Snapshot, urls: &[String]) -> Result<()> {
         return Ok(());
     }
     let all = try_join_all(urls.iter().map(|url| streams(url))).await?;
-    snapshot.streams = Some(all.concat());
+    (snapshot.streams, snapshot.shims_asked) = (Some(all.concat()), urls.len());
     Ok(())
 }
 

@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub lease: Option<Lease>,
     /// What the shims that were asked have open; absent if none was asked.
     pub streams: Option<Vec<Stream>>,
+    /// How many shims that were.
+    pub shims_asked: usize,
     /// What could not be read, and why.
     pub unread: Vec<(&'static str, String)>,
 }
@@ -82,9 +84,12 @@ impl Snapshot {
             .is_some_and(|says| says == "true")
     }
 
-    /// The mode in force: the record's, else the namespace's. A pod template's label is not looked at.
+    /// The mode in force: off while all is paused, else the record's, else the namespace's. A pod template's label is not looked at.
     #[must_use]
     pub fn mode_of(&self, record: &WorkloadDependencies) -> Mode {
+        if self.is_paused() {
+            return Mode::Off;
+        }
         let own = record.spec.mode.map(Mode::from);
         let namespace = record.metadata.namespace.as_deref().unwrap_or_default();
         own.or_else(|| self.mode_of_namespace(namespace))

@@ -21,6 +21,8 @@ pub enum Verdict {
     Held,
     /// The first call goes to the global proxy.
     FallsBack,
+    /// Not said: it is no Service, and ServiceEntries are not looked at.
+    Unknown,
 }
 
 /// The answer.
@@ -49,9 +51,16 @@ enum Knows {
     No,
 }
 
-/// Explains a call of a pod that starts now.
+/// Explains a call of a pod that starts now, behind a shim if its mode wants one. `is_service`: whether there is a Service of this
+/// host.
 #[must_use]
-pub fn explain(snapshot: &Snapshot, source: &Workload, host: &str, port: Option<u16>) -> Answer {
+pub fn explain(
+    snapshot: &Snapshot,
+    source: &Workload,
+    host: &str,
+    port: Option<u16>,
+    is_service: bool,
+) -> Answer {
     let record = snapshot.record(source);
     let namespace = source.namespace();
     let mode = match record {
@@ -66,10 +75,23 @@ pub fn explain(snapshot: &Snapshot, source: &Workload, host: &str, port: Option<
             Verdict::Plain
         }
         Mode::OnDemand | Mode::Sidecar => {
-            let knows = record.map_or(Knows::No, |record| knows(record, host, port));
-            lazy(snapshot, record, mode, namespace, knows, &mut because)
+            let knows = record.map_or(Knows::No, |record| knows(record, mode, host, port));
+            let is_new = matches!(knows, Knows::No);
+            let verdict = lazy(snapshot, record, mode, namespace, knows, &mut because);
+            if is_new && !is_service && verdict != Verdict::Plain {
+                because.push("but it is no Service: that holds if a ServiceEntry has it, which was not looked for; a name that is nobody's goes where plain Istio sends it".into());
+                Verdict::Unknown
+            } else {
+                verdict
+            }
         }
     };
+    if record.is_none() {
+        because.push(
+            "there is no record of it: nothing was learned or pinned, or there is no such workload"
+                .into(),
+        );
+    }
     if let Some(record) = record {
         let problems = view::problems(record).into_iter();
         because.extend(problems.map(|one| format!("{}: {}", one.condition, one.message)));
@@ -179,22 +201,19 @@ fn falls_back(snapshot: &Snapshot, namespace: &str) -> String {
     )
 }
 
-fn knows(record: &WorkloadDependencies, host: &str, port: Option<u16>) -> Knows {
+fn knows(record: &WorkloadDependencies, mode: Mode, host: &str, port: Option<u16>) -> Knows {
+    // A shim looks for the name as it is; a Sidecar takes all that fall under one.
+    let covers = |known: &str| known == host || mode == Mode::Sidecar && covers(known, host);
     let has = |ports: &[i32]| port.is_none_or(|port| ports.contains(&i32::from(port)));
     let mut others = Vec::new();
-    for pin in record
-        .spec
-        .pinned
-        .iter()
-        .filter(|pin| covers(&pin.host, host))
-    {
+    for pin in record.spec.pinned.iter().filter(|pin| covers(&pin.host)) {
         if pin.ports.is_empty() || has(&pin.ports) {
             return Knows::Pinned(pin.host.clone());
         }
         others.extend(&pin.ports);
     }
     let learned = record.status.iter().flat_map(|status| &status.dependencies);
-    for one in learned.filter(|one| covers(&one.host, host)) {
+    for one in learned.filter(|one| covers(&one.host)) {
         if has(&one.ports) {
             return Knows::Learned {
                 since: one.first_seen.0.to_string(),
@@ -232,6 +251,7 @@ pub fn show(answer: &Answer, format: Format) -> anyhow::Result<String> {
         Verdict::Known => "known: direct, at once",
         Verdict::Held => "held: the first call waits for milliseconds, then direct",
         Verdict::FallsBack => "falls back: the first call goes to the global proxy",
+        Verdict::Unknown => "unknown: no Service has this name",
     };
     let because: String = answer
         .because
@@ -260,7 +280,8 @@ mod tests {
 
     fn verdict(snapshot: &Snapshot, host: &str, port: Option<u16>) -> Verdict {
         let web = Workload::new("shop", "Deployment", "web").unwrap();
-        let answer = explain(snapshot, &web, host, port);
+        let is_service = host.ends_with(".svc.cluster.local");
+        let answer = explain(snapshot, &web, host, port, is_service);
         assert!(answer.because.len() > 1, "{answer:?}");
         answer.verdict
     }
@@ -286,19 +307,47 @@ mod tests {
     }
 
     #[test]
-    fn a_pin_with_a_wildcard_takes_what_it_covers() {
-        let mut pinned = record("shop", "web", &[]);
+    fn a_pin_with_a_wildcard_is_for_sidecars() {
+        let mut pinned = with_condition(
+            record("shop", "web", &[]),
+            "SidecarWritten",
+            true,
+            "Written",
+        );
         pinned.spec.pinned = read(json!([{"host": "*.example.com", "ports": [443]}]));
-        let snapshot = snapshot("on-demand", vec![pinned]);
+        let of = |mode: &str| snapshot(mode, vec![pinned.clone()]);
+        let known =
+            |mode: &str, host: &str, port| verdict(&of(mode), host, Some(port)) == Verdict::Known;
+        assert!(known("sidecar", "api.example.com", 443));
+        assert!(!known("sidecar", "api.example.com", 80) && !known("sidecar", "example.com", 443));
+        assert!(!known("on-demand", "api.example.com", 443));
+        assert!(known("on-demand", "*.example.com", 443));
+    }
+
+    #[test]
+    fn of_what_is_no_service_nothing_is_said_for_sure() {
         assert_eq!(
-            verdict(&snapshot, "api.example.com", Some(443)),
+            verdict(&snapshot("on-demand", vec![]), "example.com", None),
+            Verdict::Unknown
+        );
+        assert_eq!(
+            verdict(&snapshot("off", vec![]), "example.com", None),
+            Verdict::Plain
+        );
+        let learned = record("shop", "web", &[("example.com", &[443])]);
+        assert_eq!(
+            verdict(&snapshot("on-demand", vec![learned]), "example.com", None),
             Verdict::Known
         );
-        assert_eq!(
-            verdict(&snapshot, "api.example.com", Some(80)),
-            Verdict::Held
-        );
-        assert_eq!(verdict(&snapshot, "example.com", None), Verdict::Held);
+    }
+
+    #[test]
+    fn while_all_is_paused_it_is_plain_istio() {
+        let mut paused = snapshot("on-demand", vec![record("shop", "web", &[])]);
+        paused.system_namespace = "lazymesh-system".into();
+        let own = read(json!({"metadata": {"labels": {"lazymesh.dev/paused": "true"}}}));
+        paused.namespaces.insert("lazymesh-system".into(), own);
+        assert_eq!(verdict(&paused, HOST, None), Verdict::Plain);
     }
 
     #[test]
@@ -321,7 +370,10 @@ mod tests {
         settled.status.get_or_insert_default().phase = Some(Phase::Settled);
         let snapshot = snapshot("on-demand", vec![settled]);
         assert_eq!(verdict(&snapshot, HOST, None), Verdict::Known);
-        assert_eq!(verdict(&snapshot, "c.d", None), Verdict::FallsBack);
+        assert_eq!(
+            verdict(&snapshot, "c.d.svc.cluster.local", None),
+            Verdict::FallsBack
+        );
     }
 
     #[test]
@@ -337,7 +389,7 @@ mod tests {
     #[test]
     fn the_answer_begins_with_the_verdict() {
         let web = Workload::new("shop", "Deployment", "web").unwrap();
-        let answer = explain(&snapshot("on-demand", vec![]), &web, HOST, None);
+        let answer = explain(&snapshot("on-demand", vec![]), &web, HOST, None, true);
         let text = show(&answer, Format::Table).unwrap();
         assert!(
             text.starts_with("b.shop.svc.cluster.local: held: "),

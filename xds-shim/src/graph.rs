@@ -56,7 +56,11 @@ pub struct View {
 impl View {
     /// A new watch begins: what comes until the state is complete replaces what is known.
     pub fn begin(&mut self) {
-        self.coming = Some(Box::default());
+        // A controller that does not know of pauses does not end one.
+        self.coming = Some(Box::new(Self {
+            paused: self.paused,
+            ..Self::default()
+        }));
     }
 
     /// Takes in an update. Entries that are not valid are skipped and named.
@@ -223,6 +227,11 @@ impl Graph {
     /// See [`View::modes`].
     pub fn modes(&self, workload: Option<&Workload>, namespace: &str) -> KnownModes {
         self.0.lock().view.modes(workload, namespace)
+    }
+
+    /// Whether the controller has been heard.
+    pub fn is_heard(&self) -> bool {
+        self.0.lock().view.heard
     }
 
     /// Returns once the controller has been heard.

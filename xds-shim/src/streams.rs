@@ -15,7 +15,7 @@ pub struct Stream {
     pub peer: String,
     /// `on_demand`, or the reason the proxy gets everything.
     pub treatment: &'static str,
-    /// The workload it learns for.
+    /// The workload it is of, if its metadata says; on demand it learns for it.
     pub workload: Option<String>,
     /// What is held and given; on on-demand streams.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -134,6 +134,9 @@ impl History {
     /// Wants those that nobody asked for: opted in, and nothing learned of any workload. `before`: those opted in when it
     /// was last looked. `again`: also those that failed.
     fn want_new(&self, before: &mut BTreeSet<String>, again: bool) {
+        if self.is_paused() {
+            return;
+        }
         let graph = self.parts.state.graph();
         let opted_in: BTreeSet<String> = graph
             .namespaces()
@@ -159,8 +162,16 @@ impl History {
         *before = opted_in;
     }
 
+    /// While all is paused every mode is off, and nothing would be learned: it is looked at again after that.
+    fn is_paused(&self) -> bool {
+        *self.parts.state.paused().borrow()
+    }
+
     /// Says whether it succeeded.
     async fn warm_one(&self, namespace: &str, now: Timestamp) -> bool {
+        if self.is_paused() {
+            return true;
+        }
         let modes = match &self.parts.world {
             Some(world) => modes(&world.read(), &self.parts.state.graph(), namespace),
             None => BTreeMap::new(),

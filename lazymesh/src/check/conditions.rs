@@ -5,7 +5,7 @@ use crate::snapshot::Snapshot;
 use crate::view;
 
 /// The word for each condition, and what to do; docs/operations.md says more of each.
-const KNOWN: [(&str, &str, &str); 16] = [
+const KNOWN: [(&str, &str, &str); 15] = [
     (
         "Capped",
         "capped",
@@ -70,11 +70,6 @@ const KNOWN: [(&str, &str, &str); 16] = [
     ("Settled", "not-settled", "see the message"),
     (
         "UserSidecar",
-        "user-sidecar",
-        "your Sidecar holds; delete it, if Lazymesh is to write its own",
-    ),
-    (
-        "UserSidecarNotUnderstood",
         "user-sidecar",
         "your Sidecar holds; delete it, if Lazymesh is to write its own",
     ),

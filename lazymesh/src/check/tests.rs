@@ -27,12 +27,15 @@ fn pod(
 }
 
 fn behind_shim() -> Value {
-    json!({"annotations": {"proxy.istio.io/config": "discoveryAddress: xds-shim:15012\n"}})
+    json!({"annotations": {"proxy.istio.io/config": "discoveryAddress: xds-shim.lazymesh-system.svc:15012\n"}})
 }
 
 /// All parts there and ready, and a pod in each mode that is as it should be.
 fn healthy() -> Snapshot {
-    let mut snapshot = Snapshot::default();
+    let mut snapshot = Snapshot {
+        system_namespace: "lazymesh-system".into(),
+        ..Snapshot::default()
+    };
     namespace(&mut snapshot, "shop", "on-demand");
     namespace(&mut snapshot, "bank", "sidecar");
     let system =
@@ -85,7 +88,6 @@ fn nothing_is_said_of_a_healthy_mesh() {
 fn a_pause_is_said() {
     let paused = json!({"metadata": {"labels": {"lazymesh.dev/paused": "true"}}});
     let pause = |s: &mut Snapshot| {
-        s.system_namespace = "lazymesh-system".into();
         s.namespaces.insert("lazymesh-system".into(), read(paused));
     };
     assert_eq!(planted(pause), ["paused"]);
@@ -148,8 +150,15 @@ fn pods_that_are_not_as_they_should_be_are_found() {
         ["not-behind-shim"]
     );
     assert_eq!(planted(add(&["app"], json!({}))), ["not-injected"]);
-    let no = json!({"annotations": {"sidecar.istio.io/inject": "false"}});
-    assert!(planted(add(&["app"], no)).is_empty());
+    for by in ["annotations", "labels"] {
+        let no = json!({by: {"sidecar.istio.io/inject": "false"}});
+        assert!(planted(add(&["app"], no)).is_empty());
+    }
+    let istiods = json!({"annotations": {"proxy.istio.io/config": "discoveryAddress: istiod.istio-system.svc:15012"}});
+    assert_eq!(
+        planted(add(&["app", "istio-proxy"], istiods)),
+        ["not-behind-shim"]
+    );
     let odd = json!({"labels": {"lazymesh.dev/mode": "ondemand"}, "annotations": behind_shim()["annotations"]});
     assert_eq!(planted(add(&["istio-proxy"], odd)), ["unknown-mode"]);
     let off = json!({"labels": {"lazymesh.dev/mode": "off"}});
@@ -164,11 +173,39 @@ fn pods_that_are_not_as_they_should_be_are_found() {
 fn what_shims_say_is_looked_at() {
     let said = |proxy: &str, treatment: &str| {
         let stream = json!([{"proxy": format!("sidecar~10.0.0.1~{proxy}~shop.svc.cluster.local"), "treatment": treatment, "workload": "shop/web"}]);
-        move |s: &mut Snapshot| s.streams = Some(read(stream))
+        move |s: &mut Snapshot| (s.streams, s.shims_asked) = (Some(read(stream)), 1)
     };
     assert!(planted(said("web.shop", "on_demand")).is_empty());
     assert_eq!(planted(said("web.shop", "old_envoy")), ["not-lazy"]);
     assert_eq!(planted(said("other.shop", "on_demand")), ["not-connected"]);
+    // Behind which of two it is one of them alone cannot say.
+    let other = said("other.shop", "on_demand");
+    let two = |s: &mut Snapshot| {
+        other(s);
+        let second = s.system_pods[1].clone();
+        s.system_pods.push(second);
+    };
+    assert_eq!(planted(two), ["shims-not-asked"]);
+}
+
+#[test]
+fn a_records_mode_comes_first() {
+    let owned = json!({
+        "labels": {"pod-template-hash": "5d"}, "annotations": {},
+        "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x-5d", "uid": "1", "controller": true}],
+    });
+    let with = |mode: &'static str| {
+        let owned = owned.clone();
+        move |s: &mut Snapshot| {
+            s.pods
+                .push(pod("shop", "x-5d-1", &["app", "istio-proxy"], owned));
+            let mut record = record("shop", "x", &[]);
+            record.spec.mode = read(json!(mode));
+            s.records.push(record);
+        }
+    };
+    assert!(planted(with("off")).is_empty());
+    assert_eq!(planted(with("on-demand")), ["not-behind-shim"]);
 }
 
 #[test]

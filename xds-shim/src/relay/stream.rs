@@ -115,7 +115,7 @@ async fn run(
         proxy: head.proxy.id.clone(),
         peer,
         treatment: label,
-        workload: head.workload().map(ToString::to_string),
+        workload: head.proxy.workload.as_ref().map(ToString::to_string),
         clusters: None,
     });
     shared.metrics.streams.with_label_values(&[label]).inc();

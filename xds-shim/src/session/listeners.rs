@@ -79,11 +79,17 @@ impl Session {
     fn forget_guesses(&mut self, used: &BTreeSet<String>) {
         let mut wrong = self.routes.request();
         for name in std::mem::take(&mut self.guessed_routes) {
-            if !used.contains(&name) && !self.routes.is_watched(&name) {
-                self.routes.watched.remove(name.as_str());
-                self.routes.remove(&name);
-                wrong.unsubscribe.push(name);
+            if used.contains(&name) {
+                continue;
             }
+            if self.routes.is_watched(&name) {
+                // By a listener that is on its way out.
+                self.used_where_nothing_asks(name);
+                continue;
+            }
+            self.routes.watched.remove(name.as_str());
+            self.routes.remove(&name);
+            wrong.unsubscribe.push(name);
         }
         if !wrong.unsubscribe.is_empty() {
             self.ask_istiod(wrong);

@@ -112,8 +112,9 @@ impl Session {
 
     fn referenced_by_routes(&self, stored: &Stored) -> Found {
         let name = &*stored.name;
-        // What was only guessed to be used is given to nobody before listeners say how.
-        let lazy = self.lazy_routes.contains(name) || self.guessed_routes.contains(name);
+        // What was only guessed to be used, and the proxy has not asked for, is given to nobody before listeners say how.
+        let guessed = self.guessed_routes.contains(name) && !self.routes.is_watched(name);
+        let lazy = guessed || self.lazy_routes.contains(name);
         let asks = lazy && !self.plain_routes.contains(name);
         let beside = stored.beside_routes().filter(|_| asks);
         beside.cloned().unwrap_or_else(|| {

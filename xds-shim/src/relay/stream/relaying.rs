@@ -314,7 +314,10 @@ impl Relaying {
         if ask.now {
             self.shared.metrics.asks.inc();
         }
-        self.shared.graph.learned(&lazy.workload, &ask.service);
+        // What an earlier stream asked for is not news once the controller says what is known: it may have been forgotten since.
+        if ask.now || !self.shared.graph.is_heard() {
+            self.shared.graph.learned(&lazy.workload, &ask.service);
+        }
         let Some(reporter) = &self.shared.reporter else {
             return;
         };

@@ -235,6 +235,8 @@ impl World {
         } else {
             BTreeSet::new()
         };
+        // What other streams found meanwhile is right in part.
+        self.likely = likely_routes();
         self.session = session(&self.store, &self.likely, &known);
         self.istiod = Istiod::new(&self.mesh);
         self.for_proxy.clear();
