@@ -250,7 +250,8 @@ impl Cluster {
             let written = if is_new {
                 api.create(&PostParams::default(), &record).await
             } else {
-                let change = json!({"pinned": record.spec.pinned});
+                let pinned = Some(&record.spec.pinned).filter(|pinned| !pinned.is_empty());
+                let change = json!({"pinned": pinned});
                 let patch = only(&record, "spec", &change);
                 api.patch(&name, &PatchParams::default(), &patch).await
             };
