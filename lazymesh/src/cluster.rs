@@ -236,30 +236,12 @@ impl Cluster {
         create: bool,
         edit: impl Fn(&mut WorkloadDependenciesSpec) -> bool,
     ) -> Result<bool> {
-        let (api, name) = (self.of(workload), workload.record_name());
-        for _ in 0..TRIES {
-            let found = api
-                .get_opt(&name)
-                .await
-                .with_context(|| reading(workload))?;
-            let is_new = found.is_none();
-            let mut record = found.unwrap_or_else(|| new_record(workload));
-            if is_new && !create || !edit(&mut record.spec) {
-                return Ok(false);
-            }
-            let written = if is_new {
-                api.create(&PostParams::default(), &record).await
-            } else {
-                let pinned = Some(&record.spec.pinned).filter(|pinned| !pinned.is_empty());
-                let change = json!({"pinned": pinned});
-                let patch = only(&record, "spec", &change);
-                api.patch(&name, &PatchParams::default(), &patch).await
-            };
-            if done(written, workload)? {
-                return Ok(true);
-            }
-        }
-        bail!("the record of {workload} changes all the time (hint: try again)")
+        self.edit(workload, create, "spec", |record| {
+            let changed = edit(&mut record.spec);
+            let pinned = Some(&record.spec.pinned).filter(|pinned| !pinned.is_empty());
+            changed.then(|| json!({"pinned": pinned}))
+        })
+        .await
     }
 
     /// Changes what was learned of a workload; whether there was something to change.
@@ -271,34 +253,48 @@ impl Cluster {
         workload: &Workload,
         edit: impl Fn(&mut WorkloadDependenciesStatus) -> bool,
     ) -> Result<bool> {
-        let (api, name) = (self.of(workload), workload.record_name());
+        self.edit(workload, false, "status", |record| {
+            let status = record.status.as_mut()?;
+            edit(status).then(|| {
+                json!({
+                    "dependencies": status.dependencies, "dependencyCount": status.dependency_count,
+                    "forgotten": status.forgotten,
+                })
+            })
+        })
+        .await
+    }
+
+    /// Has a record changed in a part, until no other write comes between. `change`: which fields become what, nothing if none is to.
+    async fn edit(
+        &self,
+        workload: &Workload,
+        create: bool,
+        part: &str,
+        change: impl Fn(&mut WorkloadDependencies) -> Option<Value>,
+    ) -> Result<bool> {
+        let name = workload.record_name();
+        let api: Api<WorkloadDependencies> =
+            Api::namespaced(self.client.clone(), workload.namespace());
         for _ in 0..TRIES {
-            let found = api
-                .get_opt(&name)
-                .await
-                .with_context(|| reading(workload))?;
-            let Some(mut record) = found else {
+            let found = api.get_opt(&name).await;
+            let found = found.with_context(|| format!("reading the record of {workload}"))?;
+            let is_new = found.is_none();
+            let mut record = found.unwrap_or_else(|| new_record(workload));
+            let Some(change) = change(&mut record).filter(|_| create || !is_new) else {
                 return Ok(false);
             };
-            if !record.status.as_mut().is_some_and(&edit) {
-                return Ok(false);
-            }
-            let status = record.status.clone().unwrap_or_default();
-            let change = json!({
-                "dependencies": status.dependencies, "dependencyCount": status.dependency_count,
-                "forgotten": status.forgotten,
-            });
-            let (params, patch) = (PatchParams::default(), only(&record, "status", &change));
-            let written = api.patch_status(&name, &params, &patch).await;
+            let (params, patch) = (PatchParams::default(), only(&record, part, &change));
+            let written = match part {
+                _ if is_new => api.create(&PostParams::default(), &record).await,
+                "status" => api.patch_status(&name, &params, &patch).await,
+                _ => api.patch(&name, &params, &patch).await,
+            };
             if done(written, workload)? {
                 return Ok(true);
             }
         }
         bail!("the record of {workload} changes all the time (hint: try again)")
-    }
-
-    fn of(&self, workload: &Workload) -> Api<WorkloadDependencies> {
-        Api::namespaced(self.client.clone(), workload.namespace())
     }
 }
 
@@ -327,10 +323,6 @@ fn slim(mut pod: Pod) -> Pod {
         (status.container_statuses, status.init_container_statuses) = (None, None);
     }
     pod
-}
-
-fn reading(workload: &Workload) -> String {
-    format!("reading the record of {workload}")
 }
 
 /// Whether it was written; not, when somebody else was faster.

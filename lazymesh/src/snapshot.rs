@@ -38,7 +38,7 @@ pub struct Stream {
     pub proxy: String,
     /// `on_demand`, or the reason why the proxy is given everything.
     pub treatment: String,
-    /// The workload it learns for, `namespace/name`.
+    /// The workload it is of, `namespace/name`.
     pub workload: Option<String>,
     /// What is held and given.
     #[serde(default)]
@@ -87,11 +87,17 @@ impl Snapshot {
     /// The mode in force: off while all is paused, else the record's, else the namespace's. A pod template's label is not looked at.
     #[must_use]
     pub fn mode_of(&self, record: &WorkloadDependencies) -> Mode {
+        let namespace = record.metadata.namespace.as_deref().unwrap_or_default();
+        self.mode_in(namespace, Some(record))
+    }
+
+    /// The same of a workload of a namespace, with its record if there is one.
+    #[must_use]
+    pub fn mode_in(&self, namespace: &str, record: Option<&WorkloadDependencies>) -> Mode {
         if self.is_paused() {
             return Mode::Off;
         }
-        let own = record.spec.mode.map(Mode::from);
-        let namespace = record.metadata.namespace.as_deref().unwrap_or_default();
+        let own = record.and_then(|record| record.spec.mode.map(Mode::from));
         own.or_else(|| self.mode_of_namespace(namespace))
             .unwrap_or(Mode::Off)
     }

@@ -63,11 +63,7 @@ pub fn explain(
 ) -> Answer {
     let record = snapshot.record(source);
     let namespace = source.namespace();
-    let mode = match record {
-        _ if snapshot.is_paused() => Mode::Off,
-        Some(record) => snapshot.mode_of(record),
-        None => snapshot.mode_of_namespace(namespace).unwrap_or(Mode::Off),
-    };
+    let mode = snapshot.mode_in(namespace, record);
     let mut because = vec![of_mode(snapshot, record, namespace, mode)];
     let verdict = match mode {
         Mode::Off | Mode::Observe => {
